@@ -221,7 +221,8 @@ class Settings:
     )
     oidc_recheck_s: float = _setting(
         60.0,
-        "Seconds after which a session asks it whether its user still may be here; 0: at each request.",
+        "Seconds after which a session asks it whether its user still may be here; 0: at each request, but for "
+        "those that come while one asks.",
         most=86_400,
     )
     sso_admins: tuple[str, ...] = _setting(

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.accounts import users
@@ -22,7 +22,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError
 from rlhf_loop.store import audit
-from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.engine import transaction, upsert
 from rlhf_loop.store.tables import ExternalIdentity
 from rlhf_loop.store.tables import User as Users
 from rlhf_loop.utils.translation import Message
@@ -144,7 +144,7 @@ def _known(connection: Connection, identity: Identity) -> User | None:
         name = connection.execute(theirs).scalar()
     if name is None and identity.issuer == PROXY:
         # The proxy is the operator's own, and its names are those of here.
-        name = connection.execute(select(Users.name).where(Users.name == identity.name.lower())).scalar()
+        name = connection.execute(select(Users.name).where(Users.name == identity.subject)).scalar()
     if name is None:
         return None
     user = users.find_known(connection, name).user
@@ -155,8 +155,9 @@ def _known(connection: Connection, identity: Identity) -> User | None:
 
 def _link(connection: Connection, user: User, identity: Identity) -> None:
     values = {"issuer": identity.issuer, "subject": identity.subject, "user_id": user.id}
-    connection.execute(insert(ExternalIdentity), values)
-    detail = {"issuer": identity.issuer, "subject": identity.subject}
+    # Of two first sign-ins at one moment, both go on.
+    upsert(connection, ExternalIdentity, values, key=["issuer", "subject"], changed=[])
+    detail = {"issuer": identity.issuer, "subject": users.without_address(identity.subject)}
     audit.note(connection, actor(identity), "identity.linked", f"user:{user.name}", detail)
 
 

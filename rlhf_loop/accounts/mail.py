@@ -6,6 +6,7 @@ import re
 import smtplib
 import ssl
 from dataclasses import dataclass, field
+from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime, make_msgid, parseaddr
@@ -56,8 +57,11 @@ class MailServer:
             raise ConfigError(
                 "RLHF_SMTP_URL would send a password that everybody on the way can read. Write smtp:// or smtps://."
             )
-        sender = parseaddr(settings.smtp_from)[1]
-        if "@" not in sender or "\n" in settings.smtp_from:
+        try:
+            valid = "@" in _address(settings.smtp_from).addr_spec and "\n" not in settings.smtp_from
+        except (ValueError, IndexError, MessageError):
+            valid = False
+        if not valid:
             raise ConfigError(
                 f"RLHF_SMTP_FROM={settings.smtp_from!r} is not a valid sender. Give it an address, as in "
                 "RLHF Loop <loop@example.org>."
@@ -73,12 +77,18 @@ def send(server: MailServer, to: str, *, subject: str, text: str) -> None:
         MailError: it did not take it.
     """
     message = EmailMessage()
-    name, address = parseaddr(server.sender)
-    message["From"] = Address(name, addr_spec=address)
-    message["To"] = Address(addr_spec=to)
+    sender = _address(server.sender)
+    message["From"] = sender
+    try:
+        message["To"] = Address(addr_spec=to)
+    except (ValueError, IndexError, MessageError) as error:
+        raise MailError(
+            f"{to!r} is not a valid e-mail address ({_reason(error)}). Give the user another one, or hand the link on "
+            "yourself."
+        ) from error
     message["Subject"] = subject
     message["Date"] = format_datetime(localtime())
-    message["Message-ID"] = make_msgid(domain=address.partition("@")[2])
+    message["Message-ID"] = make_msgid(domain=sender.domain)
     # Of a machine, so that no absence note comes back (RFC 3834).
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(text)
@@ -92,6 +102,11 @@ def send(server: MailServer, to: str, *, subject: str, text: str) -> None:
             f"The mail server {server.host}:{server.port} did not take the mail ({_reason(error)}). Check "
             "RLHF_SMTP_URL, or hand the link on yourself."
         ) from error
+
+
+def _address(written: str) -> Address:
+    name, address = parseaddr(written)
+    return Address(name, addr_spec=address)
 
 
 def _connected(server: MailServer) -> smtplib.SMTP:

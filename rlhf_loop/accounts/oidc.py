@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,6 +46,11 @@ _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 _KEY_TYPES = ("RSA", "EC", "OKP")
 _LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+#: Errors of the provider that concern a user, who has to sign in again, and not this service.
+_OF_THE_USER = (
+    *("invalid_grant", "interaction_required", "login_required", "consent_required", "account_selection_required"),
+    "access_denied",
+)
 _FAILURES = (
     httpcore2.NetworkError,
     httpcore2.TimeoutException,
@@ -102,6 +107,7 @@ class _Tokens:
 
     refresh_token: str | None
     id_token: str
+    issuer: str
 
 
 class Provider:
@@ -126,7 +132,7 @@ class Provider:
         self._metadata_until = 0.0
         self._keys: Any = None
         self._keys_after = 0.0
-        #: Pauses what asks in the background; whoever wants to sign in always asks.
+        #: Pauses `again`, which alone it counts: whoever wants to sign in always asks, and may send what they like.
         self.breaker = Breaker(clock=clock)
 
     @property
@@ -191,34 +197,53 @@ class Provider:
             raise AccountError(_invalid("there is no ID token; RLHF_OIDC_SCOPES has to have openid"))
         claims = self._checked(answer["id_token"], nonce=pending.nonce, access_token=answer.get("access_token"))
         identity = self._identity(claims, answer)
-        tokens = _Tokens(answer.get("refresh_token"), answer["id_token"])
+        tokens = _Tokens(answer.get("refresh_token"), answer["id_token"], self.issuer)
         return Arrival(identity, pending.way, self._sealed(asdict(tokens)), _text(claims.get("sid")))
 
-    def again(self, sealed: str, *, subject: str) -> tuple[Identity, str] | None:
-        """Return what the provider says now of a user, with the new sealed tokens; None if it cannot be asked so.
+    def again(self, sealed: str, *, subject: str, keep: Callable[[str], None]) -> Identity | None:
+        """Return what the provider says now of a user; None if it cannot be asked so, or not now.
+
+        `keep` gets the new sealed tokens as soon as they are there: the former ones may be worth nothing from then on.
 
         Raises:
             AccountError: they may not be here any more.
             ProviderError: the provider cannot be asked.
         """
         opened = self._opened(sealed)
-        if opened is None:
-            # Sealed by a key that is not ours any more, and neither is the session then.
+        if opened is None or opened.get("issuer") != self.issuer:
+            # Sealed by a key that is not ours any more, or of another provider, and neither is the session then.
             raise AccountError(_NOT_OURS)
         tokens = _Tokens(**opened)
-        if not tokens.refresh_token:
+        if not tokens.refresh_token or not self.breaker.may_try():
             return None
+        try:
+            identity = self._refreshed(tokens, tokens.refresh_token, subject, keep)
+        except ProviderError:
+            self.breaker.failed()
+            raise
+        except AccountError:
+            self.breaker.succeeded()
+            raise
+        self.breaker.succeeded()
+        return identity
+
+    def _refreshed(self, tokens: _Tokens, refresh_token: str, subject: str, keep: Callable[[str], None]) -> Identity:
         about = self._about()
         with self._asking(), self._client(about) as client:
-            answer = client.refresh_token(about["token_endpoint"], refresh_token=tokens.refresh_token)
+            answer = client.refresh_token(about["token_endpoint"], refresh_token=refresh_token)
+        kept = replace(
+            tokens,
+            refresh_token=answer.get("refresh_token") or refresh_token,
+            id_token=answer.get("id_token") or tokens.id_token,
+        )
+        keep(self._sealed(asdict(kept)))
         claims: Mapping[str, Any] = {"sub": subject}
         if answer.get("id_token"):
             claims = self._checked(answer["id_token"], nonce=None, access_token=None)
         identity = self._identity(claims, answer, anew=not answer.get("id_token"))
         if identity.subject != subject:
             raise AccountError(_invalid(f"it is of {identity.subject!r} now, and was of {subject!r}"))
-        kept = _Tokens(answer.get("refresh_token") or tokens.refresh_token, answer.get("id_token") or tokens.id_token)
-        return identity, self._sealed(asdict(kept))
+        return identity
 
     def sign_out_address(self, sealed: str | None, *, return_to: str) -> str | None:
         """Return where the browser signs out at the provider, None where that cannot be done."""
@@ -227,7 +252,8 @@ class Provider:
         except ProviderError:
             return None
         end = about.get("end_session_endpoint")
-        if not end:
+        # It becomes a link of our page, where javascript: would be a program.
+        if not isinstance(end, str) or not _is_safe(end):
             return None
         params = {"post_logout_redirect_uri": return_to, "client_id": self._settings.oidc_client_id}
         opened = self._opened(sealed) if sealed else None
@@ -377,6 +403,9 @@ class Provider:
             if not isinstance(more, dict) or more.get("sub") != claims["sub"]:
                 raise AccountError(_invalid("the user's claims are of another subject"))
             all_claims = {**more, **claims}
+            if "email" in claims:
+                # What one document says of an address says nothing of that in another.
+                all_claims["email_verified"] = claims.get("email_verified")
         email = _text(all_claims.get("email"))
         roles = _claim(all_claims, settings.oidc_roles_claim)
         return Identity(
@@ -398,23 +427,20 @@ class Provider:
             with all_by(time.monotonic() + TIMEOUT_S):
                 yield
         except oauth_error as error:
-            if error.error == "invalid_grant":
+            if error.error in _OF_THE_USER:
                 raise AccountError(
                     Message("{host} does not know this sign-in any more. Sign in again at /sign-in.", host=self.host)
                 ) from error
             # What it has against this service, such as a secret that was changed, says nothing of a user.
-            self.breaker.failed()
             raise ProviderError(
                 f"The identity provider at {self.host} refuses this service ({_short(error)}). Whoever has signed in "
                 "goes on; check RLHF_OIDC_CLIENT_ID and RLHF_OIDC_CLIENT_SECRET."
             ) from error
         except failures as error:
-            self.breaker.failed()
             raise ProviderError(
                 f"The identity provider at {self.host} does not answer as one ({_short(error)}). Whoever has signed in "
                 "goes on; others try again later, or check RLHF_OIDC_ISSUER."
             ) from error
-        self.breaker.succeeded()
 
     def _client(self, about: Mapping[str, Any]) -> Any:
         settings = self._settings

@@ -1,7 +1,7 @@
 """Second factor: a code of an authenticator app (TOTP, RFC 6238) after the password, and recovery codes.
 
-What the app and the service both know is made of the secret key and a random salt: a copy of the database is not enough
-to make codes. Each code counts once, and so does each recovery code.
+What the app and the service both know is made of the secret key and a salt of the session that has added the app: a
+copy of the database is not enough to make codes. Each code counts once, and so does each recovery code.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import datetime
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from rlhf_loop.accounts import users
 from rlhf_loop.domain import User
@@ -38,6 +39,7 @@ _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 WRONG = Message(
     "The code is wrong, has passed, or was used already. Wait for the next one in your app, or use a recovery code."
 )
+_HAS_ONE = Message("You have an app already. Remove it first, to add another one.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,40 +65,41 @@ def check() -> None:
         require(module, "totp")
 
 
-def begin(engine: Engine, user: User, *, key: bytes) -> Enrollment:
-    """Return what an app has to know; it counts from `confirm` on. One that was not confirmed is shown again.
+def begin(engine: Engine, user: User, *, key: bytes, session: str) -> Enrollment:
+    """Return what an app has to know; it counts from `confirm` in the same session on, and is nowhere until then.
+
+    Each session of the user has another: whoever knows the password, too, learns nothing of the owner's app.
 
     Raises:
         AccountError: there is one already.
         MissingExtraError: the extra [totp] is not installed.
     """
     pyotp, segno = require("pyotp", "totp"), require("segno", "totp")
-    with transaction(engine) as connection:
-        row = connection.execute(select(SecondFactor.__table__).where(SecondFactor.user_id == user.id)).first()
-        if row is not None and row.confirmed_at is not None:
-            raise AccountError(Message("You have an app already. Remove it first, to add another one."))
-        salt = row.salt if row is not None else secrets.token_hex(16)
-        if row is None:
-            connection.execute(insert(SecondFactor), {"user_id": user.id, "salt": salt, "last_step": 0})
-    secret = _secret(key, user.id, salt)
+    if has(engine, user):
+        raise AccountError(_HAS_ONE)
+    secret = _secret(key, user.id, _salt(key, session))
     address = pyotp.TOTP(secret).provisioning_uri(name=user.name, issuer_name=ISSUER)
     return Enrollment(secret, segno.make(address, error="m").svg_data_uri(scale=4, border=4, dark="#000", light="#fff"))
 
 
-def confirm(engine: Engine, user: User, code: str, *, key: bytes, now: datetime) -> list[str]:
-    """Count the app from now on, whose code this is; return the recovery codes, which are nowhere else.
+def confirm(engine: Engine, user: User, code: str, *, key: bytes, session: str, now: datetime) -> list[str]:
+    """Count the app of this session's `begin` from now on; return the recovery codes, which are nowhere else.
 
     Raises:
-        AccountError: the code is wrong, or there is no app that waits for one.
+        AccountError: the code is wrong, or there is an app already.
     """
-    codes = [_recovery_code() for _ in range(_CODES)]
+    codes, salt = [_recovery_code() for _ in range(_CODES)], _salt(key, session)
+    step = _step(_secret(key, user.id, salt), code, now)
+    if step is None:
+        raise AccountError(WRONG)
     with transaction(engine) as connection:
-        waits = select(SecondFactor.user_id).where(SecondFactor.user_id == user.id, SecondFactor.confirmed_at.is_(None))
-        if connection.execute(waits.with_for_update()).first() is None or not _right(
-            connection, user.id, code, key, now
-        ):
-            raise AccountError(WRONG)
-        connection.execute(update(SecondFactor).where(SecondFactor.user_id == user.id).values(confirmed_at=now))
+        waits = delete(SecondFactor).where(SecondFactor.user_id == user.id, SecondFactor.confirmed_at.is_(None))
+        connection.execute(waits)
+        try:
+            row = {"user_id": user.id, "salt": salt, "last_step": step, "confirmed_at": now}
+            connection.execute(insert(SecondFactor), row)
+        except IntegrityError as error:
+            raise AccountError(_HAS_ONE) from error
         connection.execute(delete(RecoveryCode).where(RecoveryCode.user_id == user.id))
         rows = [{"code_hash": _hashed(key, user.id, each), "user_id": user.id} for each in codes]
         connection.execute(insert(RecoveryCode), rows)
@@ -151,17 +154,27 @@ def remove(engine: Engine, name: str, *, actor: str) -> bool:
 
 
 def _right(connection: Connection, user_id: int, code: str, key: bytes, now: datetime) -> bool:
-    row = connection.execute(select(SecondFactor.__table__).where(SecondFactor.user_id == user_id)).first()
-    if row is None:
+    mine = (SecondFactor.user_id == user_id, SecondFactor.confirmed_at.is_not(None))
+    salt = connection.execute(select(SecondFactor.salt).where(*mine)).scalar()
+    step = None if salt is None else _step(_secret(key, user_id, salt), code, now)
+    if step is None:
         return False
-    totp, given = require("pyotp", "totp").TOTP(_secret(key, user_id, row.salt)), "".join(code.split())
+    # Of two who show the same code at one moment, one finds it used.
+    spent = update(SecondFactor).where(*mine, SecondFactor.last_step < step)
+    return connection.execute(spent.values(last_step=step)).rowcount == 1
+
+
+def _step(secret: str, code: str, now: datetime) -> int | None:
+    """Return the step of whose code this is, None if it is of none of those that count now."""
+    totp, given = require("pyotp", "totp").TOTP(secret), "".join(code.split())
     present = int(now.timestamp()) // _STEP_S
-    for step in range(present - _DRIFT, present + _DRIFT + 1):
-        if hmac.compare_digest(totp.generate_otp(step).encode(), given.encode("utf-8", "replace")):
-            # Of two who show the same code at one moment, one finds it used.
-            spent = update(SecondFactor).where(SecondFactor.user_id == user_id, SecondFactor.last_step < step)
-            return connection.execute(spent.values(last_step=step)).rowcount == 1
-    return False
+    steps = range(present - _DRIFT, present + _DRIFT + 1)
+    matches = (hmac.compare_digest(totp.generate_otp(at).encode(), given.encode("utf-8", "replace")) for at in steps)
+    return next((step for step, found in zip(steps, matches, strict=True) if found), None)
+
+
+def _salt(key: bytes, session: str) -> str:
+    return hmac.digest(key, f"app of the session:{session}".encode("utf-8", "replace"), "sha256").hex()[:32]
 
 
 def _secret(key: bytes, user_id: int, salt: str) -> str:

@@ -30,6 +30,8 @@ from rlhf_loop.utils.translation import Message
 
 #: A session in use is noted that often, not at each request.
 _NOTED_EVERY = timedelta(minutes=1)
+#: So long the others wait for a request that asks the provider: longer than all that it asks can take.
+_CHECKING = timedelta(minutes=1)
 #: For so long a failure counts.
 WINDOW = timedelta(minutes=15)
 #: Of one name from one address.
@@ -127,17 +129,24 @@ def extend(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime
 
 
 def take_check(engine: Engine, secret: str, found: ActiveSession, *, keeping: SessionPolicy, now: datetime) -> bool:
-    """Take it upon this request to ask the provider of the session; False where another one has just done so."""
+    """Take it upon this request to ask the provider of the session; False where another one does, or has just done so.
+
+    Until `end_check`, or for a minute where that never comes, no other request does.
+    """
     mine = (Session.token_hash == _hashed(secret, keeping.key), Session.checked_at == found.checked_at)
     with transaction(engine) as connection:
-        return connection.execute(update(Session).where(*mine).values(checked_at=now)).rowcount == 1
+        return connection.execute(update(Session).where(*mine).values(checked_at=now + _CHECKING)).rowcount == 1
 
 
-def keep_tokens(engine: Engine, secret: str, tokens: str, *, keeping: SessionPolicy) -> None:
-    """Keep the provider's new tokens with the session."""
-    mine = Session.token_hash == _hashed(secret, keeping.key)
+def end_check(engine: Engine, secret: str, *, keeping: SessionPolicy, now: datetime, tokens: str | None = None) -> None:
+    """End what `take_check` began at `now`; keep the provider's new tokens with the session, if there are any.
+
+    Once they are kept, a second end of the same check changes nothing.
+    """
+    mine = (Session.token_hash == _hashed(secret, keeping.key), Session.checked_at == now + _CHECKING)
+    values = {"checked_at": now} if tokens is None else {"checked_at": now, "provider_tokens": tokens}
     with transaction(engine) as connection:
-        connection.execute(update(Session).where(mine).values(provider_tokens=tokens))
+        connection.execute(update(Session).where(*mine).values(values))
 
 
 def end_of_provider(
@@ -325,8 +334,12 @@ def begin_session(
 
 
 def note_refusal(engine: Engine, account: str, *, method: Method, address: str, reason: str) -> None:
-    """Note that somebody may not be here whom a provider or a proxy has named."""
-    detail = {"address": address, "by": method.value, "account": account, "reason": reason}
+    """Note that somebody may not be here whom a provider or a proxy has named; without the name of an e-mail address.
+
+    What the audit log has, nobody can have deleted.
+    """
+    shown = users.without_address(account)
+    detail = {"address": address, "by": method.value, "account": shown, "reason": reason.replace(account, shown)}
     with transaction(engine) as connection:
         audit.note(connection, ANONYMOUS, "session.failed", "user:?", detail)
 

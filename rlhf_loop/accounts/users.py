@@ -35,7 +35,7 @@ LONGEST = 1_000
 _LONGEST_DISPLAY_NAME = 80
 _LONGEST_EMAIL = 254
 #: What a mail server takes for one address: nothing that could end a header or begin another.
-_EMAIL = re.compile(r"[a-z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-z0-9]+(?:[.-]+[a-z0-9]+)*")
+_EMAIL = re.compile(r"{0}(?:\.{0})*@[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)*".format(r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+"))
 #: Scripts that stand in one word of Japanese, Chinese or Korean.
 _ONE_SCRIPT = dict.fromkeys(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "IDEOGRAPHIC"), "CJK")
 #: Fewer would be "aaaaaaaaaaaa" and the like.
@@ -155,11 +155,12 @@ def checked_name(name: str, *, new: bool = False) -> str:
     return lower
 
 
-def add(engine: Engine, name: str, *, role: UserRole, actor: str, password: str | None = None) -> User:
-    """Add a user; without a password nobody can sign in as them until a link is used.
+def add(engine: Engine, name: str, *, role: UserRole, actor: str, password: str | None = None, email: str = "") -> User:
+    """Add a user, or nobody; without a password nobody can sign in as them until a link is used.
 
     Raises:
-        AccountError: the name is taken or none, the password is refused, or a service was given one.
+        AccountError: the name or the e-mail address is taken or not valid, the password is refused, or a service was
+            given one of both.
     """
     name = checked_name(name, new=True)
     if password is not None and role == UserRole.SERVICE:
@@ -168,7 +169,10 @@ def add(engine: Engine, name: str, *, role: UserRole, actor: str, password: str 
         )
     password_hash = None if password is None else hash_password(password, name=name)
     with transaction(engine) as connection:
-        return add_hashed(connection, name, role=role, actor=actor, password_hash=password_hash)
+        user = add_hashed(connection, name, role=role, actor=actor, password_hash=password_hash)
+        if email.strip():
+            _set_email(connection, user, email, actor=actor)
+    return user
 
 
 def add_hashed(connection: Connection, name: str, *, role: UserRole, actor: str, password_hash: str | None) -> User:
@@ -460,21 +464,29 @@ def set_email(engine: Engine, name: str, email: str, *, actor: str) -> str | Non
     Raises:
         AccountError: there is no such user, it is not valid, or somebody else's.
     """
-    given = checked_email(email)
     with transaction(engine) as connection:
-        user = find_known(connection, name).user
-        refuse_service(user)
-        before = connection.execute(select(Users.email).where(Users.id == user.id)).scalar_one()
-        taken = select(Users.name).where(Users.email == given, Users.id != user.id)
-        if given and (of := connection.execute(taken).scalar()):
-            raise AccountError(
-                Message("{email} is the address of {of!r}. Give each user one of their own.", email=given, of=of)
-            )
-        if given != before:
-            connection.execute(update(Users).where(Users.id == user.id).values(email=given))
-            # Without the addresses: what the audit log has, nobody can have deleted.
-            audit.note(connection, actor, "user.changed", f"user:{user.name}", {"email": "set" if given else "removed"})
+        return _set_email(connection, find_known(connection, name).user, email, actor=actor)
+
+
+def _set_email(connection: Connection, user: User, email: str, *, actor: str) -> str | None:
+    given = checked_email(email)
+    refuse_service(user)
+    before = connection.execute(select(Users.email).where(Users.id == user.id)).scalar_one()
+    taken = select(Users.name).where(Users.email == given, Users.id != user.id)
+    if given and (of := connection.execute(taken).scalar()):
+        raise AccountError(
+            Message("{email} is the address of {of!r}. Give each user one of their own.", email=given, of=of)
+        )
+    if given != before:
+        connection.execute(update(Users).where(Users.id == user.id).values(email=given))
+        # Without the addresses: what the audit log has, nobody can have deleted.
+        audit.note(connection, actor, "user.changed", f"user:{user.name}", {"email": "set" if given else "removed"})
     return given
+
+
+def without_address(account: str) -> str:
+    """Return the name of an account as the audit log may have it: of an e-mail address only its domain."""
+    return f"...@{account.rpartition('@')[2]}" if "@" in account else account
 
 
 def email_of(engine: Engine, name: str) -> str | None:

@@ -77,11 +77,9 @@ def add_user(
     accounts.checked_email(email or "")
     without = link or role == UserRole.SERVICE or not passwords
     password = None if without else _password(from_stdin=password_stdin)
-    user = accounts.add(engine, name, role=UserRole(role), password=password, actor=operator())
+    user = accounts.add(engine, name, role=UserRole(role), password=password, email=email or "", actor=operator())
     if display_name:
         accounts.set_display_name(engine, name, display_name, actor=operator())
-    if email:
-        accounts.set_email(engine, name, email, actor=operator())
     click.echo(f"{user.name} is added as {user.role}.")
     if link:
         _print_link(engine, user.name)

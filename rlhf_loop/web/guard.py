@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -29,7 +30,7 @@ from werkzeug.exceptions import BadRequest, Forbidden, TooManyRequests, Unauthor
 
 from rlhf_loop.accounts import identities, second_factor, sessions, tokens
 from rlhf_loop.accounts.oidc import Provider
-from rlhf_loop.config import Settings
+from rlhf_loop.config import NEW_KEY, Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ConfigError, DatabaseError, ProviderError
 from rlhf_loop.store.engine import answered, hurried
@@ -130,6 +131,11 @@ class Guard:
             )
         if settings.second_factor != "optional":
             second_factor.check()
+            if settings.passwords and not settings.lasting_key:
+                raise ConfigError(
+                    f"RLHF_SECOND_FACTOR={settings.second_factor!r}, and RLHF_SECRET_KEY is not set, without which "
+                    f"nobody can add an app. To make one: {NEW_KEY}"
+                )
         if not settings.passwords and self.provider is None and not settings.proxy_user_header:
             raise ConfigError(
                 "RLHF_PASSWORDS=no, and there is neither RLHF_OIDC_ISSUER nor RLHF_PROXY_USER_HEADER, so nobody could "
@@ -270,7 +276,8 @@ class Guard:
         groups = _header(settings.proxy_groups_header) if settings.proxy_groups_header else ""
         return identities.Identity(
             issuer=identities.PROXY,
-            subject=name.lower(),
+            # The letters of ASCII only: among others, that for kelvin becomes a k.
+            subject=name.encode().lower().decode(),
             name=name,
             email=name if "@" in name else None,
             groups=frozenset(group.strip() for group in groups.split(",") if group.strip()),
@@ -408,26 +415,40 @@ class Guard:
             return session.user
         if now < asked + timedelta(seconds=self._settings.oidc_recheck_s):
             return session.user
+        if self.provider.breaker.rest_s():
+            return session.user
         engine = self._database.engine()
         # One request asks, and the others go on with what held: a token for that may be worth one use.
-        if not sessions.take_check(engine, secret, session, keeping=self._keeping, now=now):
+        if not self._takes_check(engine, secret, session, now):
             return session.user
-        if not self.provider.breaker.may_try():
-            return session.user
+        end_check = partial(sessions.end_check, engine, secret, keeping=self._keeping, now=now)
         try:
-            again = self.provider.again(proof.tokens, subject=proof.subject)
+            identity = self.provider.again(
+                proof.tokens, subject=proof.subject, keep=lambda kept: end_check(tokens=kept)
+            )
         except ProviderError as error:
             # Who has signed in goes on: the provider's being away says nothing of them.
             logger.warning("%s", error)
+            end_check()
             return session.user
         except AccountError:
             sessions.end(engine, secret, keeping=self._keeping, user=session.user)
             return None
-        if again is None:
+        if identity is None:
+            end_check()
             return session.user
-        identity, kept = again
-        sessions.keep_tokens(engine, secret, kept, keeping=self._keeping)
         return self._reconsidered(session, identity)
+
+    def _takes_check(self, engine: Engine, secret: str, session: sessions.ActiveSession, now: datetime) -> bool:
+        try:
+            in_a_hurry = hurried(engine, _NOTE_PATIENCE_S)
+            return sessions.take_check(in_a_hurry, secret, session, keeping=self._keeping, now=now)
+        except DatabaseError as error:
+            if not answered(error):
+                raise
+            # Others write, as an import does: the next request asks.
+            logger.info("The provider is not asked now: %s", error)
+            return False
 
     def _reconsidered(self, session: sessions.ActiveSession, identity: identities.Identity) -> User | None:
         engine, proof = self._database.engine(), session.proof
@@ -486,6 +507,12 @@ class Guard:
         except DatabaseError as error:
             self._no_notes_until = self._timer() + _DOWN_S
             logger.info("The use of a session or token could not be noted: %s", error)
+
+    def may_have_app(self) -> bool:
+        """Tell whether whoever is signed in may add an app or take it away: the code follows a password only."""
+        session = self.session()
+        elsewhere = (sessions.Method.PROVIDER, sessions.Method.PROXY)
+        return self.passwords and session is not None and session.proof.method not in elsewhere
 
     def wants_code(self, user: User) -> bool:
         """Tell whether this user has to enter a code after the password."""

@@ -22,7 +22,8 @@ from sqlalchemy import Engine
 from rlhf_loop.accounts import mail, users
 from rlhf_loop.accounts.mail import MailServer, send
 from rlhf_loop.config import Settings
-from rlhf_loop.errors import ConfigError, MailError
+from rlhf_loop.domain import UserRole
+from rlhf_loop.errors import AccountError, ConfigError, MailError
 
 FROM = "RLHF Loop <loop@clinic.example>"
 ME = "anna@clinic.example"
@@ -203,6 +204,8 @@ def test_tls_and_a_password(certificate: Path, monkeypatch: pytest.MonkeyPatch) 
         ("smtp-plain://me:hush@mail.example.org", FROM, "would send a password"),
         ("smtp://mail.example.org", "", "RLHF_SMTP_FROM='' is not a valid sender"),
         ("smtp://mail.example.org", "Loop", "RLHF_SMTP_FROM='Loop' is not a valid sender"),
+        ("smtp://mail.example.org", "Loop <loop@>", "RLHF_SMTP_FROM='Loop <loop@>' is not a valid sender"),
+        ("smtp://mail.example.org", "loop@a..org", "RLHF_SMTP_FROM='loop@a..org' is not a valid sender"),
     ],
 )
 def test_settings_that_cannot_work(sqlite_engine: Engine, url: str, sender: str, named: str) -> None:
@@ -210,6 +213,28 @@ def test_settings_that_cannot_work(sqlite_engine: Engine, url: str, sender: str,
     with pytest.raises(ConfigError, match=named) as raised:
         Site(sqlite_engine, smtp_url=url, smtp_from=sender)
     assert "hush" not in str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["a@x..org", ".a@x.org", "a..b@x.org", "a.@x.org", "a@x.-org"])
+def test_addresses_that_no_mail_can_have(sqlite_engine: Engine, address: str) -> None:
+    """Nobody gets one, and nobody is added with one; a mail to one that is there already is an error that says so."""
+    with pytest.raises(AccountError, match="is not a valid e-mail address"):
+        users.add(sqlite_engine, "anna", role=UserRole.RATER, email=address, actor="test")
+    assert users.accounts(sqlite_engine) == []
+
+
+def test_a_mail_to_no_address() -> None:
+    """What is in the database already and can be no address is an error that says so."""
+    with pytest.raises(MailError, match=r"'a@x\.\.org' is not a valid e-mail address"):
+        send(server_at("smtp", 9), "a@x..org", subject="x", text="x")
+
+
+def test_an_address_of_somebody_else(sqlite_engine: Engine) -> None:
+    """Nobody is added then, so that the admin can repeat it with another one."""
+    users.add(sqlite_engine, "bob", role=UserRole.RATER, email=ME, actor="test")
+    with pytest.raises(AccountError, match="is the address of 'bob'"):
+        users.add(sqlite_engine, "anna", role=UserRole.RATER, email=ME, actor="test")
+    assert [account.user.name for account in users.accounts(sqlite_engine)] == ["bob"]
 
 
 def test_the_password_is_not_shown() -> None:

@@ -226,7 +226,7 @@ def test_addresses_and_apps(run: Run, engine: Engine) -> None:
     assert "bob" not in run("users", "list").output
     assert "example" not in run("audit").output
     assert "there was no authenticator app" in run("users", "set", "ann", "--remove-app").output
-    second_factor.begin(engine, users.get(engine, "ann"), key=bytes(32))
+    second_factor.begin(engine, users.get(engine, "ann"), key=bytes(32), session="x")
     assert "the authenticator app is taken away" in run("users", "set", "ann", "--remove-app").output
 
 

@@ -44,6 +44,7 @@ def test_values_that_the_commands_would_refuse() -> None:
         rate_limit="lots",
         rerank_without_model="guess",
         alarm_webhook="hooks.example/sk-1",
+        smtp_url="mail.example.org",
     )
     said = [fault.text.partition("=")[0].partition(" ")[0] for fault in faults(settings_in_use(refused))]
     assert said == [
@@ -54,6 +55,7 @@ def test_values_that_the_commands_would_refuse() -> None:
         "RLHF_RATE_LIMIT",
         "RLHF_RERANK_WITHOUT_MODEL",
         "RLHF_ALARM_WEBHOOK",
+        "RLHF_SMTP_URL",
     ]
 
 

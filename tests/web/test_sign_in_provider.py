@@ -463,6 +463,82 @@ def test_one_request_asks(site: Site, provider: IdentityProvider) -> None:
     assert found is not None
     asks = [sessions.take_check(site.engine, cookie.value, found, keeping=keeping, now=now) for _ in range(2)]
     assert asks == [True, False]
+    # Nor does one that comes while the first still asks, though each request should ask.
+    before = len(provider.asked("/oauth2/token"))
+    assert is_in(browser)
+    assert len(provider.asked("/oauth2/token")) == before
+    sessions.end_check(site.engine, cookie.value, keeping=keeping, now=now)
+    assert is_in(browser)
+    assert len(provider.asked("/oauth2/token")) == before + 1
+
+
+def test_tokens_that_count_once(site: Site, provider: IdentityProvider) -> None:
+    """A new refresh token is kept before anything else is asked, whose failure would lose it."""
+    browser = sign_in(site, provider, "s-1")
+
+    def rotates(path: str, answer: dict[str, Any]) -> dict[str, Any]:
+        if path == "/userinfo":
+            raise ValueError("the provider breaks down")
+        return answer | {"refresh_token": "the new one", "id_token": None} if path == "/oauth2/token" else answer
+
+    provider.tamper = rotates
+    assert is_in(browser)
+    is_in(browser)
+    assert [form["refresh_token"] for form in provider.asked("/oauth2/token")[2:]] == ["the new one"]
+
+
+def test_no_app_after_the_provider(site: Site, provider: IdentityProvider) -> None:
+    """Whom the provider has signed in adds no app: a session of a code would not ask the provider any more."""
+    browser = sign_in(site, provider, "s-1")
+    assert "/account/second-factor" not in browser.get("/account").text
+    assert browser.get("/account/second-factor").status_code == 403
+
+
+def test_who_is_not_signed_in_pauses_no_checks(site: Site, provider: IdentityProvider) -> None:
+    """Codes that were made up, which the provider calls malformed, keep nobody in whom it has locked."""
+    browser = sign_in(site, provider, "s-1")
+    provider.tamper = lambda path, answer: {"error": "invalid_request"} if path == "/oauth2/token" else answer
+    for _ in range(5):
+        stranger = site.browser()
+        made_up = with_query(provider.signed_in(departed(stranger), "s-1"), code="x")
+        assert back(stranger, made_up).status_code == 503
+    provider.tamper = lambda path, answer: answer
+    provider.revoke("s-1")
+    assert not is_in(browser)
+
+
+@pytest.mark.parametrize("error", ["interaction_required", "access_denied", "login_required"])
+def test_errors_that_concern_the_user(site: Site, provider: IdentityProvider, error: str) -> None:
+    """Who has to sign in there again, or may not, is out here; whom that does not concern goes on."""
+    browser = sign_in(site, provider, "s-1")
+    provider.tamper = lambda path, answer: {"error": error} if path == "/oauth2/token" else answer
+    assert not is_in(browser)
+
+
+def test_another_provider(sqlite_engine: Engine, provider: IdentityProvider) -> None:
+    """What one provider has begun ends where the settings name another, which gets no token of it."""
+    site = Site(sqlite_engine, **provider.settings())
+    browser = sign_in(site, provider, "s-1")
+    cookie = browser.client.get_cookie("rlhf_session")
+    assert cookie is not None
+    with identity_provider() as other:
+        app = create_app(replace(site.settings, oidc_issuer=other.issuer), service=site.service)
+        moved = Browser(app)
+        moved.client.set_cookie("rlhf_session", cookie.value)
+        assert not is_in(moved)
+        assert not other.asked("/oauth2/token")
+
+
+@pytest.mark.parametrize("address", ["javascript:alert(1)", "http://evil.example/", 5, None])
+def test_addresses_for_signing_out(site: Site, provider: IdentityProvider, address: object) -> None:
+    """One that is no https address becomes no link of the page that says goodbye."""
+    provider.tamper = lambda path, answer: (
+        answer | {"end_session_endpoint": address} if path.endswith("openid-configuration") else answer
+    )
+    left = sign_in(site, provider, "s-1").post("/sign-out", page="/account")
+    assert left.status_code == 200
+    assert "http-equiv" not in left.text
+    assert "javascript:" not in left.text
 
 
 def test_passwords_are_off(sqlite_engine: Engine, provider: IdentityProvider) -> None:
@@ -488,6 +564,16 @@ def test_passwords_are_off(sqlite_engine: Engine, provider: IdentityProvider) ->
     assert browser.post(way_in, page=way_in).status_code == 303
     assert browser.get("/admin").status_code == 200
     assert browser.get(way_in).status_code == 404
+    # A password that was chosen by a link is a password.
+    way_in = f"/welcome/{links.invite(sqlite_engine, 'rita', actor='cli:root')}"
+    chosen = with_passwords.browser()
+    assert chosen.post(way_in, {"password": PASSWORD, "again": PASSWORD}, page=way_in).status_code == 303
+    assert is_in(chosen)
+    cookie = chosen.client.get_cookie("rlhf_session")
+    assert cookie is not None
+    chosen = Browser(app)
+    chosen.client.set_cookie("rlhf_session", cookie.value)
+    assert not is_in(chosen)
     assert 'name="old"' not in browser.get("/account").text
     changing = browser.post("/account/password", {"old": "x", "password": "y", "again": "y"}, page="/account")
     assert changing.status_code == 404

@@ -303,6 +303,7 @@ def _version(package: str) -> str:
 
 def _checks() -> tuple[Callable[[Settings], object], ...]:
     """Return what the commands themselves do first with values that are more than a number or a path."""
+    from rlhf_loop.accounts.mail import MailServer
     from rlhf_loop.answering import experiments
     from rlhf_loop.answering.service import end_user_scale
     from rlhf_loop.encoders.shared_vectors import open_shared
@@ -340,6 +341,7 @@ def _checks() -> tuple[Callable[[Settings], object], ...]:
         sessions_and_limits,
         without_model,
         webhook,
+        MailServer.of,
         open_shared,
     )
 

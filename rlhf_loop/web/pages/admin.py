@@ -69,12 +69,12 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
     @_form(guard, users_page)
     def admin_users_add(actor: str) -> Response:
         role, email = _role(request.form.get("role", "")), request.form.get("email", "")
-        users.checked_email(email)
-        user = users.add(database.engine(), request.form.get("name", ""), role=role, actor=actor)
+        if role == UserRole.SERVICE:
+            email = ""
+        user = users.add(database.engine(), request.form.get("name", ""), role=role, actor=actor, email=email)
         if role == UserRole.SERVICE:
             flash = Flash(Message("The service {name} is added. Make a token for it next.", name=user.name))
             return _done(guard, ".admin_tokens", flash)
-        users.set_email(database.engine(), user.name, email, actor=actor)
         said = Message("{name} is added.", name=user.name)
         return _done(guard, ".admin", _invited(database, guard, mail, user.name, actor, said))
 

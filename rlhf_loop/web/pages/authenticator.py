@@ -69,7 +69,9 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
         read_form(guard)
         engine, key = database.engine(), guard.second_factor_key
         try:
-            codes = second_factor.confirm(engine, user, request.form.get("code", ""), key=key, now=guard.now())
+            codes = second_factor.confirm(
+                engine, user, request.form.get("code", ""), key=key, session=guard.session_secret(), now=guard.now()
+            )
         except AccountError as error:
             return refused(_account_page(database, guard, user, error=str(error)), error)
         # Whoever else has a session of the password alone has to show a code as well.
@@ -104,9 +106,10 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
         except AccountError as error:
             return refused(_account_page(database, guard, user, error=str(error)), error)
         second_factor.remove(database.engine(), user.name, actor=user.name)
-        return leave(
-            guard, led_to(url_for(".account")), Flash(Message("Your password alone is asked for from now on."))
-        )
+        text = Message("Your password alone is asked for from now on.")
+        if guard.wants_code(user):
+            text = Message("The app is taken away. Add another one to go on.")
+        return leave(guard, led_to(url_for(".account")), Flash(text))
 
 
 def _user(guard: Guard) -> User:
@@ -114,6 +117,11 @@ def _user(guard: Guard) -> User:
     user = guard.signed_in(code=False)
     if not guard.passwords:
         raise Forbidden(Message("The code follows a password, and passwords are switched off here."))
+    if not guard.may_have_app():
+        # The session of a code that is begun here asks neither the provider nor the proxy any more.
+        raise Forbidden(
+            Message("The code follows a password, and you signed in without one. Sign in by your password first.")
+        )
     return user
 
 
@@ -126,7 +134,7 @@ def _account_page(database: Database, guard: Guard, user: User, *, error: str = 
     engine = database.engine()
     has, enrollment = second_factor.has(engine, user), None
     if not has:
-        enrollment = second_factor.begin(engine, user, key=guard.second_factor_key)
+        enrollment = second_factor.begin(engine, user, key=guard.second_factor_key, session=guard.session_secret())
     return page(
         "second_factor.html",
         guard,

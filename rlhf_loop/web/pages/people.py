@@ -147,7 +147,9 @@ def add_routes(web: Blueprint, settings: Settings, database: Database, guard: Gu
         if settings.passwords and (half := sessions.half_of(database.engine(), user)):
             # A new password does not stand for the phone.
             return ask_for_code(guard, half, way=None)
-        return _signed_in(database, guard, user, led_to(first_page()))
+        # Who has chosen a password here is signed in by it, and out where passwords are switched off.
+        proof = sessions.Proof() if settings.passwords else sessions.BY_LINK
+        return _signed_in(database, guard, user, led_to(first_page()), proof=proof)
 
     @web.get("/account")
     @html_errors
@@ -369,7 +371,7 @@ def _account_page(guard: Guard, user: User, *, error: str = "") -> Response:
         error=error,
         shortest=users.SHORTEST,
         passwords=guard.passwords,
-        second_factor=guard.passwords and second_factor.available(),
+        second_factor=guard.may_have_app() and second_factor.available(),
     )
 
 
@@ -402,9 +404,7 @@ def _invitation(database: Database, guard: Guard, secret: str) -> links.Invitati
         raise NotFound(str(error)) from error
 
 
-def _signed_in(
-    database: Database, guard: Guard, user: User, response: Response, *, proof: sessions.Proof = sessions.BY_LINK
-) -> Response:
+def _signed_in(database: Database, guard: Guard, user: User, response: Response, *, proof: sessions.Proof) -> Response:
     begun = sessions.begin_session(
         database.engine(), user, address=guard.address(), keeping=guard.keeping, now=guard.now(), proof=proof
     )
