@@ -419,7 +419,7 @@ class Guard:
             return session.user
         engine = self._database.engine()
         # One request asks, and the others go on with what held: a token for that may be worth one use.
-        if not self._takes_check(engine, secret, session, now):
+        if not sessions.take_check(engine, secret, session, keeping=self._keeping, now=now):
             return session.user
         end_check = partial(sessions.end_check, engine, secret, keeping=self._keeping, now=now)
         try:
@@ -438,17 +438,6 @@ class Guard:
             end_check()
             return session.user
         return self._reconsidered(session, identity)
-
-    def _takes_check(self, engine: Engine, secret: str, session: sessions.ActiveSession, now: datetime) -> bool:
-        try:
-            in_a_hurry = hurried(engine, _NOTE_PATIENCE_S)
-            return sessions.take_check(in_a_hurry, secret, session, keeping=self._keeping, now=now)
-        except DatabaseError as error:
-            if not answered(error):
-                raise
-            # Others write, as an import does: the next request asks.
-            logger.info("The provider is not asked now: %s", error)
-            return False
 
     def _reconsidered(self, session: sessions.ActiveSession, identity: identities.Identity) -> User | None:
         engine, proof = self._database.engine(), session.proof
