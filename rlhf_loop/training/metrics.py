@@ -240,7 +240,8 @@ def share(part: int, whole: int) -> Interval:
     z = NormalDist().inv_cdf(0.975)
     middle = (part + z**2 / 2) / (whole + z**2)
     reach = z / (whole + z**2) * (part * (whole - part) / whole + z**2 / 4) ** 0.5
-    return Interval(part / whole, max(0.0, middle - reach), min(1.0, middle + reach))
+    # Rounding may leave nothing and all a little beside their ends.
+    return Interval(part / whole, middle - reach if part else 0.0, middle + reach if part < whole else 1.0)
 
 
 def coverage(question: Ints, probability: Floats, label: Ints) -> tuple[Coverage, ...]:
