@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyotp
 import pytest
 from click.testing import CliRunner, Result
 from databases import sqlite_database
@@ -226,7 +227,9 @@ def test_addresses_and_apps(run: Run, engine: Engine) -> None:
     assert "bob" not in run("users", "list").output
     assert "example" not in run("audit").output
     assert "there was no authenticator app" in run("users", "set", "ann", "--remove-app").output
-    second_factor.begin(engine, users.get(engine, "ann"), key=bytes(32), session="x")
+    ann, key, now = users.get(engine, "ann"), bytes(32), datetime.now(UTC)
+    app = pyotp.TOTP(second_factor.begin(engine, ann, key=key, session="x").secret)
+    second_factor.confirm(engine, ann, app.at(now), key=key, session="x", now=now)
     assert "the authenticator app is taken away" in run("users", "set", "ann", "--remove-app").output
 
 
