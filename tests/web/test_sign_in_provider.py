@@ -497,11 +497,11 @@ def test_no_app_after_the_provider(site: Site, provider: IdentityProvider) -> No
 def test_who_is_not_signed_in_pauses_no_checks(site: Site, provider: IdentityProvider) -> None:
     """Codes that were made up, which the provider calls malformed, keep nobody in whom it has locked."""
     browser = sign_in(site, provider, "s-1")
+    strangers = [site.browser() for _ in range(5)]
+    made_up = [with_query(provider.signed_in(departed(each), "s-1"), code="x") for each in strangers]
     provider.tamper = lambda path, answer: {"error": "invalid_request"} if path == "/oauth2/token" else answer
-    for _ in range(5):
-        stranger = site.browser()
-        made_up = with_query(provider.signed_in(departed(stranger), "s-1"), code="x")
-        assert back(stranger, made_up).status_code == 503
+    for stranger, address in zip(strangers, made_up, strict=True):
+        assert back(stranger, address).status_code == 503
     provider.tamper = lambda path, answer: answer
     provider.revoke("s-1")
     assert not is_in(browser)
