@@ -32,6 +32,10 @@ class ObjectStoreError(RlhfLoopError):
     """An object store cannot be reached, read or written, or an address is not a valid one of such a store."""
 
 
+class AlteredObjectError(ObjectStoreError):
+    """An object store answers, and has something else than was written."""
+
+
 class ImportFileError(RlhfLoopError):
     """A ratings file cannot be read or written, or some of its rows are invalid; nothing was stored."""
 

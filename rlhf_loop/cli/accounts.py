@@ -39,7 +39,7 @@ _password_stdin = click.option(
 
 @click.group(short_help="Add people and applications, and say what they may do.")
 def users() -> None:
-    """Add the people and applications that use the service, and say what they may do."""
+    """Add people and applications, and say what they may do."""
 
 
 @users.command("add")
@@ -107,7 +107,7 @@ def list_users() -> None:
         click.echo(f"{user.name}{shown}: {', '.join(notes)}")
 
 
-@users.command("set")
+@users.command("set", short_help="Change what is known of the user NAME, and what they may do.")
 @click.argument("name")
 @click.option("--role", type=_ROLES, help="What the user may do from now on.")
 @click.option("--active/--inactive", default=None, help="Whether the user may do anything; inactive ends all sessions.")

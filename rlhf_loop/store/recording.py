@@ -57,7 +57,7 @@ _ANSWER, _RATING, _RANKING = "answer", "rating", "ranking"
 
 
 @dataclass(frozen=True, slots=True)
-class _Recorded:
+class _AnswerEntry:
     """The candidates of one answer, with how it was served."""
 
     ratings: Sequence[Rating]
@@ -69,7 +69,7 @@ class _Group:
     """Answers for the next transaction; `busy` while a thread of this process writes those before them."""
 
     process: int = field(default_factory=os.getpid)
-    answers: list[tuple[_Recorded, Future[None]]] = field(default_factory=list)
+    answers: list[tuple[_AnswerEntry, Future[None]]] = field(default_factory=list)
     busy: bool = False
 
 
@@ -108,7 +108,7 @@ class Recorder:
             return candidates if served is None else {**candidates, "served": _to_json(served)}
 
         names = [rating.external_id for rating in ratings if rating.external_id]
-        return self._do(_ANSWER, lambda: self._write_with_others(_Recorded(ratings, served)), body, names)
+        return self._do(_ANSWER, lambda: self._write_with_others(_AnswerEntry(ratings, served)), body, names)
 
     def record_ranking(self, ranking: RecordedRanking) -> bool:
         """Keep a ranking, which is in the database soon; return False if it cannot be kept, which the log says.
@@ -303,7 +303,7 @@ class Recorder:
             logger.error("%s", error)
             return False
 
-    def _write_with_others(self, answer: _Recorded) -> None:
+    def _write_with_others(self, answer: _AnswerEntry) -> None:
         """Write an answer, in one transaction with those that come while others are written."""
         done: Future[None] = Future()
         with self._lock:
@@ -339,7 +339,7 @@ class Recorder:
                     else:
                         done.set_result(None)
 
-    def _written_at_once(self, answers: Sequence[tuple[_Recorded, Future[None]]]) -> bool:
+    def _written_at_once(self, answers: Sequence[tuple[_AnswerEntry, Future[None]]]) -> bool:
         """Write answers in one transaction; return False if the database is there and does not take one of them."""
         try:
             _write_once(self._opened(), *(answer for answer, _ in answers))
@@ -452,7 +452,7 @@ def _awaited(result: Future[_Result]) -> _Result:
     """Return what a thread that uses the database comes to.
 
     Raises:
-        DatabaseError: it takes too long, or ends by what is no `Exception`.
+        DatabaseError: it takes too long, or is interrupted.
     """
     # Twice as long: to find an old connection dead, and to open a new one.
     if not wait([result], timeout=2 * PATIENCE_S).done:
@@ -467,10 +467,10 @@ def _write_entry(engine: Engine, entry: Entry) -> None:
         # An entry from before questions were counted has candidates only.
         served = ServingRecord(**_from_json(entry.body["served"])) if "served" in entry.body else None
         ratings = [Rating(**_from_json(values)) for values in entry.body["candidates"]]
-        _write_answer(engine, _Recorded(ratings, served))
+        _write_answer(engine, _AnswerEntry(ratings, served))
     elif entry.kind == _RANKING:
         ranking = _ranking_from_json(entry.body)
-        _write_answer(engine, _Recorded(ranking.ratings, ranking.served))
+        _write_answer(engine, _AnswerEntry(ranking.ratings, ranking.served))
     else:
         # One from before there were roles is of a visitor.
         values = {"role": ReviewerRole.END_USER, **_from_json(entry.body)}
@@ -481,7 +481,7 @@ def _write_entry(engine: Engine, entry: Entry) -> None:
         _write_review(engine, entry.body["interaction"], Review(**known))
 
 
-def _write_answer(engine: Engine, answer: _Recorded) -> None:
+def _write_answer(engine: Engine, answer: _AnswerEntry) -> None:
     try:
         _write_once(engine, answer)
     except ValueError:
@@ -490,10 +490,10 @@ def _write_answer(engine: Engine, answer: _Recorded) -> None:
         if not there:
             raise
         rest = [each for each in answer.ratings if each.external_id not in there]
-        _write_once(engine, _Recorded(rest, answer.served))
+        _write_once(engine, _AnswerEntry(rest, answer.served))
 
 
-def _write_once(engine: Engine, *answers: _Recorded) -> None:
+def _write_once(engine: Engine, *answers: _AnswerEntry) -> None:
     with transaction(engine) as connection:
         interactions.put_interactions(connection, [rating for each in answers for rating in each.ratings])
         put_served(connection, *(each.served for each in answers if each.served is not None))
@@ -501,7 +501,7 @@ def _write_once(engine: Engine, *answers: _Recorded) -> None:
 
 def _write_rankings(engine: Engine, entries: Sequence[Entry]) -> None:
     rankings = [_ranking_from_json(entry.body) for entry in entries]
-    _write_once(engine, *(_Recorded(each.ratings, each.served) for each in rankings))
+    _write_once(engine, *(_AnswerEntry(each.ratings, each.served) for each in rankings))
 
 
 def _write_review(engine: Engine, interaction_id: str, review: Review) -> None:

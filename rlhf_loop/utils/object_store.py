@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from rlhf_loop.errors import ObjectStoreError
+from rlhf_loop.errors import AlteredObjectError, ObjectStoreError
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.files import whole_file
 from rlhf_loop.utils.text import clause
@@ -242,7 +242,7 @@ class Place:
         with whole_file(target) as out:
             found = _summed(self.parts(), out.write)
             if sha256 not in (None, found):
-                raise ObjectStoreError(
+                raise AlteredObjectError(
                     f"{self.address!r} was altered or damaged: its sha256 is {found}, not {sha256}. Restore it from a "
                     "copy."
                 )

@@ -17,7 +17,7 @@ from rlhf_loop.cli.doctor.finding import Finding, fault, from_error
 from rlhf_loop.cli.doctor.storage import DatabaseAccess
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import MIN_SAMPLES, RunRecord
-from rlhf_loop.errors import EncoderError, ModelFileError, ObjectStoreError
+from rlhf_loop.errors import AlteredObjectError, EncoderError, ModelFileError, ObjectStoreError
 from rlhf_loop.utils.text import counted, verb
 
 if TYPE_CHECKING:
@@ -290,7 +290,8 @@ def _own(settings: Settings, version: str) -> _File:
         return _File(address, model_store.stored(settings, version).sha256)
     except (ModelFileError, ObjectStoreError) as error:
         text = str(error).partition(". ")[0].rstrip(".")
-        away = isinstance(error, ObjectStoreError) or isinstance(error.__cause__, ObjectStoreError)
+        cause = error if isinstance(error, ObjectStoreError) else error.__cause__
+        away = isinstance(cause, ObjectStoreError) and not isinstance(cause, AlteredObjectError)
         return _File(address, trouble=text, away=away)
 
 
