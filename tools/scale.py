@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -375,6 +374,9 @@ def _index(
     cluster = EncoderCluster(settings, address) if address else None
     store = LanceDbStore(folder / "index")
     report = index_files([source], store=store, encoder=load_encoder(settings), cluster=cluster, progress=progress)
+    # Here, as a process that has loaded it should not be forked.
+    import lancedb
+
     table = lancedb.connect(folder / "index").open_table(TABLE).to_arrow().drop_columns(["added_at"]).sort_by("id")
     same = expected is None or table.equals(expected)
     there = f"{report.known:,} were there, " if begun else ""
