@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from rlhf_loop.config import Settings
-from rlhf_loop.errors import ModelFileError, ObjectStoreError
+from rlhf_loop.errors import MissingExtraError, ModelFileError, ObjectStoreError
 from rlhf_loop.reward.model_file import (
     WEIGHTS_ENDING,
     StoredModel,
@@ -50,6 +50,7 @@ def home(settings: Settings) -> Place:
 
     Raises:
         ObjectStoreError: its address is not a valid one.
+        MissingExtraError: there is no pyarrow.
     """
     # Imported here: where a folder has the versions, no process that serves needs 30 MB of pyarrow.
     from rlhf_loop.utils.object_store import Place
@@ -221,11 +222,9 @@ def _downloaded(settings: Settings, version: str, folder: Path) -> StoredModel:
                 there.inside(name).get(folder / name)
             verified(path, weights=False)
             if weights := weights_of(path):
-                kept = settings.models_folder / f"{weights}{WEIGHTS_ENDING}"
-                with suppress(OSError):
-                    os.link(kept, weights_file(path, weights))
-                if not weights_file(path, weights).exists():
-                    there.inside(kept.name).get(weights_file(path, weights), sha256=weights)
+                beside = weights_file(path, weights)
+                there.inside(beside.name).get(beside)
+            return verified(path)
         except FileNotFoundError as error:
             raise ModelFileError(
                 Message(
@@ -235,7 +234,9 @@ def _downloaded(settings: Settings, version: str, folder: Path) -> StoredModel:
                     else_=_ELSE,
                 )
             ) from error
-    return verified(path)
+        except ModelFileError as error:
+            # Said of the copy; what is to be mended is there.
+            raise ModelFileError(str(error).replace(str(folder), there.address)) from error
 
 
 def _trim(settings: Settings) -> None:
@@ -283,5 +284,5 @@ def _not_writable(folder: Path, error: OSError) -> ModelFileError:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except ObjectStoreError as error:
+    except (MissingExtraError, ObjectStoreError) as error:
         raise ModelFileError(str(error)) from error

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from time import time
@@ -47,7 +50,11 @@ class Machine:
         self.settings = Settings(
             database_url=url, model_path=folder / "live.joblib", models_path=STORE, cache_dir=folder / "cache"
         )
-        self.watch = Watch(self.settings, Database(self.settings))
+        self.database = Database(self.settings)
+        self.watch = Watch(self.settings, self.database)
+
+    def close(self) -> None:
+        self.database.engine().dispose()
 
     def add(self, number: int, *, state: ModelState = ModelState.LIVE, tuned: bool = False) -> Version:
         """Add a version that differs from others in its number, and in its layers, if it is to have some."""
@@ -91,8 +98,15 @@ class Machine:
 @pytest.fixture
 def machine(
     engine: Engine, database_url: str, tmp_path: Path, reward_model: RewardModel, s3: S3Server
-) -> Callable[[str], Machine]:
-    return lambda name: Machine(engine, database_url, tmp_path / name, reward_model)
+) -> Iterator[Callable[[str], Machine]]:
+    with ExitStack() as stack:
+
+        def machine(name: str) -> Machine:
+            made = Machine(engine, database_url, tmp_path / name, reward_model)
+            stack.callback(made.close)
+            return made
+
+        yield machine
 
 
 def names() -> set[str]:
@@ -185,6 +199,21 @@ def test_a_training_that_ends_without_the_store_loses_nothing(machine: Callable[
     assert model_store.waiting(here.settings) == []
 
 
+def test_a_training_without_pyarrow_loses_nothing(
+    machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the extra is missing, the version waits and says which one to install."""
+    here = machine("here")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        patch.delitem(sys.modules, "rlhf_loop.utils.object_store")
+        first = here.add(1)
+    assert first.state == ModelState.CANDIDATE
+    assert "pip install 'rlhf-loop[index]'" in first.reason
+    registry.settle(here.engine, here.settings)
+    assert here.serving == first.sha256
+
+
 def test_what_somebody_decided_meanwhile_holds(machine: Callable[[str], Machine], s3: S3Server) -> None:
     """A version that waited does not take the place of one that was promoted since."""
     here, there = machine("here"), machine("there")
@@ -221,7 +250,9 @@ def test_what_was_altered_there_is_not_opened_here(
     assert there.serving == first.sha256
     assert open_kinds(there.engine) == [AlarmKind.MODEL_FILE]
     assert second.version not in there.cached
-    assert "rlhf-loop models rollback" in there.run("doctor")
+    said = there.run("doctor")
+    assert "rlhf-loop models rollback" in said, said
+    assert str(tempfile.gettempdir()) + "/rlhf-model-" not in said
     # The machine that has it brings it there again.
     place.delete()
     registry.promote(here.engine, here.settings, second.version, actor="cli:ops")
@@ -328,13 +359,13 @@ def test_an_experiment_fetches_the_other_version(machine: Callable[[str], Machin
     here.add(2)
     there.settings = replace(there.settings, experiment_share=0.5, experiment_against=first.version)
     s3.stop()
-    watch = Watch(there.settings, Database(there.settings))
+    there.watch = Watch(there.settings, there.database)
     with pytest.raises(ModelFileError, match="cannot be read or written"):
-        watch.look()
+        there.watch.look()
     assert there.serving is None
     assert there.cached == set()
     s3.start()
-    Watch(there.settings, Database(there.settings)).look()
+    Watch(there.settings, there.database).look()
     assert first.version in there.cached
     assert verified(there.settings.models_folder / f"{first.version}.joblib").sha256 == first.sha256
 
