@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import time
@@ -95,18 +95,34 @@ class Machine:
         return CliRunner().invoke(main, arguments, env=values).output
 
 
-@pytest.fixture
-def machine(
-    engine: Engine, database_url: str, tmp_path: Path, reward_model: RewardModel, s3: S3Server
-) -> Iterator[Callable[[str], Machine]]:
+@contextmanager
+def machines(engine: Engine, folder: Path, model: RewardModel) -> Iterator[Callable[[str], Machine]]:
     with ExitStack() as stack:
 
         def machine(name: str) -> Machine:
-            made = Machine(engine, database_url, tmp_path / name, reward_model)
+            made = Machine(engine, engine.url.render_as_string(hide_password=False), folder / name, model)
             stack.callback(made.close)
             return made
 
         yield machine
+
+
+@pytest.fixture
+def machine(
+    engine: Engine, tmp_path: Path, reward_model: RewardModel, s3: S3Server
+) -> Iterator[Callable[[str], Machine]]:
+    """Make a machine with folders of its own, once with each database."""
+    with machines(engine, tmp_path, reward_model) as make:
+        yield make
+
+
+@pytest.fixture
+def commanded(
+    sqlite_engine: Engine, tmp_path: Path, reward_model: RewardModel, s3: S3Server
+) -> Iterator[Callable[[str], Machine]]:
+    """Make a machine on which commands are run as well."""
+    with machines(sqlite_engine, tmp_path, reward_model) as make:
+        yield make
 
 
 def names() -> set[str]:
@@ -138,9 +154,9 @@ def test_one_machine_promotes_and_another_serves(machine: Callable[[str], Machin
     assert open_kinds(here.engine) == []
 
 
-def test_a_store_that_is_away_takes_nothing_from_what_serves(machine: Callable[[str], Machine], s3: S3Server) -> None:
+def test_a_store_that_is_away_takes_nothing_from_what_serves(commanded: Callable[[str], Machine], s3: S3Server) -> None:
     """The live model stays, an alarm and the doctor say why, and once the store answers all is as it should be."""
-    here, there = machine("here"), machine("there")
+    here, there = commanded("here"), commanded("there")
     first = here.add(1)
     there.watch.look()
     second = here.add(2)
@@ -172,9 +188,11 @@ def test_a_store_that_is_away_takes_nothing_from_what_serves(machine: Callable[[
     assert f"its own file s3://bucket/models/{second.version}.joblib is whole" in said
 
 
-def test_a_training_that_ends_without_the_store_loses_nothing(machine: Callable[[str], Machine], s3: S3Server) -> None:
+def test_a_training_that_ends_without_the_store_loses_nothing(
+    commanded: Callable[[str], Machine], s3: S3Server
+) -> None:
     """Its version waits as a candidate, says where and for what, and goes live by itself once the store answers."""
-    here, there = machine("here"), machine("there")
+    here, there = commanded("here"), commanded("there")
     first = here.add(1)
     s3.stop()
     second, third = here.add(2, tuned=True), here.add(3, state=ModelState.REJECTED)
@@ -233,10 +251,10 @@ def test_what_somebody_decided_meanwhile_holds(machine: Callable[[str], Machine]
 @pytest.mark.parametrize("ending", [".joblib", ".joblib.sha256", ".safetensors"])
 @pytest.mark.parametrize("damage", ["altered", "missing"])
 def test_what_was_altered_there_is_not_opened_here(
-    machine: Callable[[str], Machine], ending: str, damage: str, monkeypatch: pytest.MonkeyPatch
+    commanded: Callable[[str], Machine], ending: str, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each file is verified on its way in, before anything looks into it; then the live model stays."""
-    here, there = machine("here"), machine("there")
+    here, there = commanded("here"), commanded("there")
     first = here.add(1)
     there.watch.look()
     second = here.add(2, tuned=True)
