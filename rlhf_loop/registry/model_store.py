@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _CACHED = 8
 #: Endings of a version's files; the model is the last to come, so that where it is the others are.
 _ENDINGS = (".fitted.npy", ".md", ".joblib.sha256", ".joblib")
+#: Those without which a version is a version, too.
+_BESIDE = (".fitted.npy", ".md")
 _WAITING = ".waiting"
 #: Seconds that another process of this machine may take to bring the same version.
 _LOCK_TIMEOUT_S = 120
@@ -88,15 +90,22 @@ def bring(settings: Settings, version: str) -> None:
     """Bring what this machine has of a version into the store.
 
     Raises:
-        ModelFileError: the store cannot be written.
+        ModelFileError: the store cannot be written, or the version's files are not here.
     """
     path = settings.models_folder / f"{version}.joblib"
     with _translated():
         weights = weights_of(path)
         names = [f"{weights}{WEIGHTS_ENDING}"] if weights else []
         for name in (*names, *(f"{version}{ending}" for ending in _ENDINGS)):
-            with suppress(FileNotFoundError):
+            try:
                 home(settings).inside(name).put(settings.models_folder / name)
+            except FileNotFoundError as error:
+                if not name.endswith(_BESIDE):
+                    raise ModelFileError(
+                        f"{settings.models_folder / name} is not there, so the version {version} is not brought into "
+                        f"the object store. Restore it from a copy, or train anew and delete "
+                        f"{_marker(settings, version)}."
+                    ) from error
 
 
 def ensure(settings: Settings, version: str, *, weights: str | None) -> None:
@@ -203,7 +212,7 @@ def _fetched(settings: Settings, path: Path, sha256: str) -> None:
                         else_=_ELSE,
                     )
                 )
-            for ending in (".fitted.npy", ".md"):
+            for ending in _BESIDE:
                 beside = Path(folder) / f"{version}{ending}"
                 with _translated(), suppress(FileNotFoundError):
                     home(settings).inside(beside.name).get(beside)

@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, ModelState
 from rlhf_loop.encoders import full_name
-from rlhf_loop.errors import EncoderError, ModelFileError, RegistryError
+from rlhf_loop.errors import EncoderError, ModelFileError, ObjectStoreError, RegistryError
 from rlhf_loop.registry import model_store, versions
 from rlhf_loop.registry.off_switch import follow
 from rlhf_loop.registry.runs import plain
@@ -304,7 +304,9 @@ def _bring_waiting(engine: Engine, settings: Settings) -> None:
                 _begin_again(engine, settings, find(engine, name))
         except ModelFileError as error:
             logger.warning("The model %s still waits for the object store: %s", name, error)
-            return
+            if isinstance(error.__cause__, ObjectStoreError):
+                return  # each of the others would wait for it as long
+            continue
         model_store.arrived(settings, name)
         logger.info("The model %s is in the object store now.", name)
 

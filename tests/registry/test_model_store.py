@@ -232,6 +232,23 @@ def test_a_training_without_pyarrow_loses_nothing(
     assert here.serving == first.sha256
 
 
+def test_a_version_whose_files_are_lost_still_waits(
+    machine: Callable[[str], Machine], s3: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where its files were deleted here it is not said to be in the store, and the others are brought."""
+    here = machine("here")
+    here.add(1)
+    s3.stop()
+    second, third = sorted(here.add(number, state=ModelState.REJECTED).version for number in (2, 3))
+    s3.start()
+    (here.settings.models_folder / f"{second}.joblib").unlink()
+    registry.settle(here.engine, here.settings)
+    assert model_store.waiting(here.settings) == [second]
+    assert f"{second}.joblib" not in names()
+    assert f"{third}.joblib" in names()
+    assert f"{second}.joblib is not there, so the version {second} is not brought into the object store" in caplog.text
+
+
 def test_what_somebody_decided_meanwhile_holds(machine: Callable[[str], Machine], s3: S3Server) -> None:
     """A version that waited does not take the place of one that was promoted since."""
     here, there = machine("here"), machine("there")
