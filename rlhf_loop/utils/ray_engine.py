@@ -126,7 +126,10 @@ def on_cluster(
 
 def for_workers(settings: Settings) -> Settings:
     """Return settings without passwords and keys, which are not to lie about on a cluster."""
-    secret = [each for each in fields(Settings) if not each.repr or each.name in ("database_url", "llm_url")]
+    # An address of an object store may have its key.
+    addresses = [name for name in ("backup_path", "models_path") if isinstance(getattr(settings, name), str)]
+    names = ("database_url", "llm_url", *addresses)
+    secret = [each for each in fields(Settings) if not each.repr or each.name in names]
     defaults: dict[str, Any] = {each.name: each.default for each in secret}
     return replace(settings, **defaults)
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,9 @@ def test_a_worker_has_the_secrets_of_its_machine(monkeypatch: pytest.MonkeyPatch
     settings = Settings(
         database_url="postgresql://me:hush-1@here/it", cache_url="redis://:hush-2@here", secret_key="hush-3" * 8
     )
+    stores = Settings(models_path="s3://me:hush-4@bucket/models", backup_path="s3://me:hush-5@bucket/backups")
+    assert "hush" not in str(asdict(for_workers(stores)))
+    assert for_workers(Settings(models_path=tmp_path)).models_path == tmp_path
     sent = for_workers(settings)
     assert "hush" not in json.dumps([str(getattr(sent, name)) for name in Settings.__dataclass_fields__])
     assert with_shared_cache(sent).cache_url == ""
