@@ -297,7 +297,8 @@ def back_up_into(
         with suppress(OSError, ObjectStoreError):
             (target / each).unlink() if isinstance(target, Path) else target.inside(each).delete()
     if not isinstance(target, Path):
-        target.delete_drafts(older_than=made.made_at - _DRAFTS_STAY)
+        with suppress(ObjectStoreError):
+            target.delete_drafts(older_than=made.made_at - _DRAFTS_STAY)
     return made
 
 
@@ -489,7 +490,13 @@ def _refuse_other_files(name: str, target: Path | Place, engine: Engine, setting
         other = other or (target.is_file() and target.stat().st_size > 0 and not _is_backup(target))
     else:
         found = target.entry()
-        other = found is not None and found.bytes > 0 and not _is_backup(target.files.open_input_file(target.path))
+        other = found is not None and found.bytes > 0
+        if other:
+            from rlhf_loop.utils.object_store import translated
+
+            with translated(target.address), target.files.open_input_file(target.path) as opened:
+                opened.read(1)  # one that may not be read is not taken for another file
+                other = not _is_backup(opened)
     if other:
         raise BackupError(
             Message(

@@ -90,6 +90,28 @@ def test_only_so_many_are_kept(s3: S3Server, sqlite_engine: Engine, settings: Se
     assert found[2:] == ["rlhf-loop-29990102T000000Z.zip"]
 
 
+def test_a_backup_that_may_not_be_read_is_not_replaced(s3: S3Server, sqlite_engine: Engine, settings: Settings) -> None:
+    """Without the right to read what is there nothing takes its place, and what is said names the right."""
+    address = f"{FOLDER}/rlhf.zip"
+    backup.back_up(sqlite_engine, settings, address, actor="ada")
+    s3.forbid("s3:GetObject")
+    with pytest.raises(ObjectStoreError, match=r"rlhf.zip' cannot be read or written: .*Give this process credentials"):
+        backup.back_up(sqlite_engine, settings, address, actor="ada")
+
+
+def test_old_drafts_that_cannot_be_deleted_undo_no_backup(
+    s3: S3Server, sqlite_engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup that is whole and noted is one, whatever becomes of what killed uploads have left."""
+
+    def away(self: Place, **_: object) -> None:
+        raise ObjectStoreError("The store is away. Try again.")
+
+    monkeypatch.setattr(Place, "delete_drafts", away)
+    made = backup.back_up_into(sqlite_engine, settings, FOLDER, actor="ada")
+    assert backup.look(f"{FOLDER}/{names()[0]}") == made
+
+
 def test_a_store_that_is_away(s3: S3Server, sqlite_engine: Engine, settings: Settings) -> None:
     """An alarm is open until the next one is there, and the last good one stays."""
     settings = replace(settings, backup_path=FOLDER, backup_keep=1)
