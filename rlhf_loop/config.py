@@ -535,7 +535,7 @@ def _content(name: str, file: str) -> str:
 def _shown(setting: Field[Any], value: object) -> str:
     if not setting.repr:
         return "'...'"
-    return repr(_without_password(value) if isinstance(value, str) else value)
+    return repr(without_secrets(value) if isinstance(value, str) else value)
 
 
 def _written(setting: Field[Any], value: object) -> str:
@@ -545,13 +545,14 @@ def _written(setting: Field[Any], value: object) -> str:
         return "..."
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ",".join(value) if isinstance(value, tuple) else _without_password(str(value))
+    return ",".join(value) if isinstance(value, tuple) else without_secrets(str(value))
 
 
-def _without_password(text: str) -> str:
-    # A password may have any character, and stand among the parameters, too.
-    text = re.sub(r"(?<=://)([^/]*?):.*@", r"\1:***@", text)
-    return re.sub(r"(?i)(password=)[^&]*", r"\1***", text)
+def without_secrets(address: str) -> str:
+    """Return an address without the password or the keys that may stand in it."""
+    # A password may have any character, also a slash, and stand among the parameters, too.
+    address = re.sub(r"(?<=://)([^/]*?):.*@", r"\1:***@", address)
+    return re.sub(r"(?i)(\w*(?:password|secret|token|key)\w*=)[^&]*", r"\1***", address)
 
 
 def _of_kind(setting: Field[Any], value: Any) -> Any:

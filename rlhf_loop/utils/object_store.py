@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from rlhf_loop.config import without_secrets
 from rlhf_loop.errors import AlteredObjectError, ObjectStoreError
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.files import whole_file
@@ -40,6 +41,7 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _CHUNK = 1 << 20
 #: How the names of uploads end that are not whole yet.
 _DRAFT = ".part"
+_OURS = re.compile(rf"\..+\.[0-9a-f]{{8}}{re.escape(_DRAFT)}", re.DOTALL)
 #: S3 copies no larger object within one request.
 _MOST_COPIED = 5 * 1024**3
 #: Words of the stores' errors, and what to do then.
@@ -57,6 +59,10 @@ _ADVICE = {
         "AWS_SECRET_ACCESS_KEY, a role, or whatever else the store's own tools read."
     ),
 }
+_FORM = (
+    "it is not of the form s3://bucket/folder or s3://KEY:SECRET@bucket/folder, in which /, ? and # of a secret are "
+    "written %2F, %3F and %23"
+)
 _OTHERWISE = "Check its name, your rights, and space."
 
 
@@ -196,6 +202,11 @@ class Place:
                 with whole_file(here) as out:
                     return _summed(_parts(source), out.write)
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if size > _MOST_COPIED and self.entry() is not None:
+            raise ObjectStoreError(
+                f"{self.address!r} is there, and {size:,} bytes, more than {_MOST_COPIED:,}, cannot be put in its "
+                "place whole or not at all. Give it a new name, or delete what is there."
+            )
         # Whatever ends an upload closes its stream, and the store makes an object of what has come.
         draft = self if size > _MOST_COPIED else self._beside(f".{self.name}.{secrets.token_hex(4)}{_DRAFT}")
         try:
@@ -264,7 +275,7 @@ class Place:
             ObjectStoreError: it cannot be read or written.
         """
         for each in self._all():
-            if each.name.startswith(".") and each.name.endswith(_DRAFT) and each.modified < older_than:
+            if _OURS.fullmatch(each.name) and each.modified < older_than:
                 self.inside(each.name).delete()
 
     def _refuse_no_bucket(self) -> None:
@@ -283,8 +294,8 @@ class Place:
 
 
 def shown(where: str | Path) -> str:
-    """Return a path or an address without the key that may stand before its bucket."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", str(where))
+    """Return a path or an address without the key and the secret that may stand before its bucket or behind it."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", without_secrets(str(where)))
 
 
 @contextmanager
@@ -299,7 +310,8 @@ def translated(where: str | Path) -> Iterator[None]:
     except (OSError, pa.ArrowException) as error:
         said = " ".join(str(error).split())
         advice = next((each for words, each in _ADVICE.items() if re.search(words, said)), _OTHERWISE)
-        raise ObjectStoreError(f"{shown(where)!r} cannot be read or written: {clause(error)}. {advice}") from error
+        why = clause(error).replace(str(where), shown(where))
+        raise ObjectStoreError(f"{shown(where)!r} cannot be read or written: {why}. {advice}") from error
 
 
 def _opened(address: str) -> tuple[Any, str]:
@@ -323,12 +335,13 @@ def _s3(address: str) -> tuple[Any, str]:
         parts = urlsplit(address)
         bucket, options = parts.hostname or "", dict(parse_qsl(parts.query, keep_blank_values=True))
         port = parts.port
-    except ValueError as error:
-        raise _not_valid(address, str(error)) from None
+    except ValueError:
+        # What it says may be a part of a secret.
+        raise _not_valid(address, _FORM) from None
+    if not bucket or port or parts.fragment or "@" in parts.query or (parts.username and not parts.password):
+        raise _not_valid(address, _FORM)
     if strange := sorted(options.keys() - {*_S3_OPTIONS}):
         raise _not_valid(address, f"it has the option {strange[0]!r}; the options are {', '.join(_S3_OPTIONS)}")
-    if not bucket or port or parts.fragment or (parts.username and not parts.password):
-        raise _not_valid(address, "it is not of the form s3://bucket/folder or s3://KEY:SECRET@bucket/folder")
     endpoint = options.get("endpoint_override") or next(filter(None, map(os.environ.get, _ENDPOINTS)), None)
     keys = {name: unquote(value) for name, value in _keys(parts.username, parts.password).items()}
     files = fs.S3FileSystem(

@@ -139,6 +139,21 @@ def test_a_killed_upload_is_in_no_list(folder: Place) -> None:
     assert len(folder.names()) == 2
     folder.delete_drafts(older_than=datetime.now(UTC) + timedelta(hours=1))
     assert folder.names() == {"a.bin"}
+    for name in (".theirs.part", ".theirs.0123456.part", ".theirs.0123456g.part"):
+        folder.inside(name).put(b"somebody's")
+    folder.delete_drafts(older_than=datetime.now(UTC) + timedelta(hours=1))
+    assert len(folder.names()) == 4
+
+
+def test_what_the_store_cannot_copy_replaces_nothing(folder: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object larger than a store copies gets a new name; another one's stays what it was."""
+    monkeypatch.setattr("rlhf_loop.utils.object_store._MOST_COPIED", 8)
+    folder.inside("a.bin").put(b"before")
+    with pytest.raises(ObjectStoreError, match=r"a.bin' is there, and 9 bytes, more than 8, .* Give it a new name"):
+        folder.inside("a.bin").put(b"afterward")
+    assert folder.inside("a.bin").read() == b"before"
+    folder.inside("b.bin").put(b"afterward")
+    assert folder.inside("b.bin").read() == b"afterward"
 
 
 def test_a_store_that_is_away(folder: Place, s3: S3Server, tmp_path: Path) -> None:
@@ -188,6 +203,10 @@ def test_rights_that_are_missing(folder: Place, s3: S3Server, action: str) -> No
         ("s3://", "is not a valid address"),
         ("s3:///folder", "is not of the form"),
         ("s3://key@bucket/folder", r"'s3://\*\*\*@bucket/folder' is not a valid address"),
+        ("s3://me:secret/key/==@bucket/folder", r"'s3://\*\*\*@bucket/folder' is not .*are written %2F"),
+        ("s3://me:4?key@bucket/folder", r"'s3://\*\*\*@bucket/folder' is not a .*: it is not of the form"),
+        ("s3://me:?key@bucket/folder", "is not of the form"),
+        ("abfs://me:key/==@bucket/a?client_secret=key", r"'abfs://\*\*\*@bucket/a\?client_secret=\*\*\*' cannot"),
         ("s3://bucket:80/folder", "is not of the form"),
         ("s3://bucket:x/folder", "is not a valid address"),
         ("s3://bucket/folder?regoin=a", "has the option 'regoin'; the options are region"),
@@ -198,7 +217,7 @@ def test_addresses_that_are_none(address: str, said: str) -> None:
     """A misspelt address says what is wrong with it, and no key."""
     with pytest.raises(ObjectStoreError, match=said) as raised:
         Place.of(address)
-    assert "key" not in str(raised.value).replace("s3://KEY", "")
+    assert "key" not in str(raised.value).replace("s3://KEY", "").replace("secret are written", "")
 
 
 def test_an_address_with_its_key_and_endpoint(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
