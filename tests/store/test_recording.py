@@ -313,7 +313,7 @@ def test_how_an_answer_was_served_comes_with_it(recorder: Recorder, database_url
     assert count(engine) == 5
     bad = [replace(candidates("bad", 1)[0], score=7.0)]
     with pytest.raises(ValueError, match=r"score is 7\.0"):
-        recording._write_answer(engine, recording._Recorded(bad, replace(served, candidate_group="question:c")))
+        recording._write_answer(engine, recording._AnswerEntry(bad, replace(served, candidate_group="question:c")))
     with engine.connect() as connection:
         assert connection.execute(select(func.count()).select_from(ServedQuestion)).scalar_one() == 2
     engine.dispose()
