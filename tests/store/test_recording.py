@@ -219,7 +219,7 @@ class Gate:
         self.opened, self.sizes, self._write = threading.Event(), list[int](), recording._write_once
         monkeypatch.setattr(recording, "_write_once", self.write)
 
-    def write(self, engine: Engine, *answers: recording._Recorded) -> None:
+    def write(self, engine: Engine, *answers: recording._AnswerEntry) -> None:
         self.sizes.append(len(answers))
         assert self.opened.wait(PATIENCE_S)
         self._write(engine, *answers)
