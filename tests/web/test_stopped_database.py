@@ -65,6 +65,7 @@ def test_a_stopped_postgres(start: Callable[..., Server], postgres: Any, indexed
     assert (status, state["ready"], "sources" in state["checks"]) == (
         (200, True, False) if others else (503, False, True)
     )
+    until(lambda: "corrections" in found()[1])  # for two seconds it says what it knows
     for _ in range(3):
         candidates, degraded = found()
         assert (candidates, degraded) == (own, {"corrections", "index", *(["recording"] if others else [])})
