@@ -28,6 +28,7 @@ def loop(tmp_path: Path) -> Run:
             "RLHF_DATABASE_URL": f"sqlite:///{folder / 'rlhf.db'}",
             "RLHF_MODEL_PATH": str(folder / "m.joblib"),
             "RLHF_OUTBOX_PATH": str(folder / "outbox.db"),
+            "RLHF_INDEX_PATH": str(folder / "index"),
             "RLHF_LLM_API_KEY": "sk-1",
         }
         result = CliRunner().invoke(main, [str(each) for each in arguments], env=environment)
