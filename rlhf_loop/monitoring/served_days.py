@@ -49,31 +49,33 @@ def served_sums(engine: Engine, *, since: datetime, threshold: float) -> Mapping
     # The first day is a part of one.
     first = since.astimezone(UTC).date() + _DAY
     with reading(engine) as connection:
-        found = _stored(connection, first, threshold)
+        stored = _stored(connection, first)
+        found = {day: sums for day, (of, sums) in stored.items() if of == threshold}
         for start, end in _gaps(since, found):
             found |= _counted(connection, start, end, threshold)
+    found |= {day: _fuller(sums, found.get(day)) for day, (_, sums) in stored.items()}
     return dict(sorted(found.items()))
 
 
 def sum_up(engine: Engine, *, threshold: float, now: datetime | None = None) -> int:
     """Sum up the days that are over, each in a transaction of its own; return how many were new.
 
-    Days that were summed up with another threshold are so again, as long as all their questions are there.
+    Days that were summed up with another threshold are so again. Where something of them was deleted meanwhile, what
+    they have stays, with what was below the threshold of then.
     """
     end = _summed_until(now)
     with reading(engine) as connection:
         oldest = connection.execute(select(func.min(ServedQuestion.served_at))).scalar()
-        known = {row.day: row.threshold for row in connection.execute(select(ServedDay.day, ServedDay.threshold))}
+        known = _stored(connection, oldest.date()) if oldest else {}
     if oldest is None:
         return 0
     day, summed = oldest.date(), 0
     while day < end:
-        there = known.get(day.isoformat())
-        # Of the oldest day some questions may be deleted already.
-        if there is None or (there != threshold and day > oldest.date()):
+        of, sums = known.get(day, (None, None))
+        if of != threshold:
             with transaction(engine) as connection:
-                of = _counted(connection, _midnight(day), _midnight(day + _DAY), threshold).get(day, ServedSums())
-                upsert(connection, ServedDay, _row(day, of, threshold), key=["day"])
+                counted = _counted(connection, _midnight(day), _midnight(day + _DAY), threshold).get(day, ServedSums())
+                upsert(connection, ServedDay, _row(day, _fuller(sums, counted), threshold), key=["day"])
             summed += 1
         day += _DAY
     return summed
@@ -114,14 +116,26 @@ def _summed_until(now: datetime | None) -> date:
     return ((now or datetime.now(UTC)).astimezone(UTC) - _OVER).date()
 
 
-def _stored(connection: Connection, first: date, threshold: float) -> dict[date, ServedSums]:
+def _stored(connection: Connection, first: date) -> dict[date, tuple[float, ServedSums]]:
+    """Return the threshold and the sums of the days that were summed up, from the first one on."""
     wanted = select(*ServedDay.__table__.columns).where(ServedDay.day >= first.isoformat())
     return {
-        date.fromisoformat(row.day): ServedSums(
-            row.answers, row.score_sum, row.below, {name: OfSource(*of) for name, of in row.sources.items()}
+        date.fromisoformat(row.day): (
+            row.threshold,
+            ServedSums(
+                row.answers, row.score_sum, row.below, {name: OfSource(*of) for name, of in row.sources.items()}
+            ),
         )
-        for row in connection.execute(wanted.where(ServedDay.threshold == threshold))
+        for row in connection.execute(wanted)
     }
+
+
+def _fuller(stored: ServedSums | None, counted: ServedSums | None) -> ServedSums:
+    """Return what was counted now, unless it lacks something that was there when the day was summed up."""
+    if stored is None or counted is None:
+        return stored or counted or ServedSums()
+    whole = (counted.answers, counted.sources) == (stored.answers, stored.sources)
+    return counted if whole else stored
 
 
 def _gaps(since: datetime, stored: Iterable[date]) -> list[tuple[datetime, datetime | None]]:

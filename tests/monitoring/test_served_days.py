@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from figure_rows import NOW, add, serve, shown
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, delete, func, select, update
 
 from rlhf_loop.monitoring.served_days import OfSource, purge_old, served_sums, sum_up
 from rlhf_loop.store import rankings
@@ -83,16 +83,30 @@ def test_nothing_is_deleted_unless_somebody_says_so(served: Engine) -> None:
 
 
 def test_another_threshold(served: Engine) -> None:
-    """What was summed up with another threshold counts anew, while all questions of the day are there."""
+    """What was summed up with another threshold counts anew."""
     sum_up(served, threshold=THRESHOLD, now=NOW)
     fresh = served_sums(served, since=SINCE, threshold=0.3)
     assert sum(day.below for day in fresh.values()) < sum(
         day.below for day in served_sums(served, since=SINCE, threshold=THRESHOLD).values()
     )
-    # Of the oldest day some may be gone.
-    assert sum_up(served, threshold=0.3, now=NOW) == 7
+    assert sum_up(served, threshold=0.3, now=NOW) == 8
+    assert sum_up(served, threshold=0.3, now=NOW) == 0
     kept = served_sums(served, since=SINCE, threshold=0.3)
     assert {day: of.below for day, of in kept.items()} == {day: of.below for day, of in fresh.items()}
+
+
+def test_another_threshold_after_a_purge(served: Engine) -> None:
+    """Days of which something was deleted keep their sums, with what was below the threshold of then."""
+    purge_old(served, record_days=0, served_days=5, threshold=THRESHOLD, actor="test", now=NOW)
+    with transaction(served) as connection:
+        connection.execute(delete(Interaction).where(Interaction.external_id == "index 7"))
+    before = served_sums(served, since=SINCE, threshold=THRESHOLD)
+    for _ in range(2):
+        after = served_sums(served, since=SINCE, threshold=0.3)
+        assert list(after) == list(before)
+        assert all(after[day].answers == sums.answers for day, sums in before.items())
+        assert all(after[day].sources == sums.sources for day, sums in before.items())
+        sum_up(served, threshold=0.3, now=NOW)
 
 
 def test_a_part_of_a_day_is_not_taken_for_all_of_it(served: Engine) -> None:
