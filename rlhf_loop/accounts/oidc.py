@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpcore2
 import httpx2
 
 from rlhf_loop.accounts.identities import Identity
@@ -26,7 +25,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.errors import AccountError, ConfigError, ProviderError
 from rlhf_loop.utils.breaker import Breaker
 from rlhf_loop.utils.extras import require
-from rlhf_loop.utils.timed_transport import TimedTransport, all_by
+from rlhf_loop.utils.timed_transport import EXCHANGE_ERRORS, TimedTransport, all_by
 from rlhf_loop.utils.translation import Message
 
 logger = logging.getLogger(__name__)
@@ -50,14 +49,6 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _OF_THE_USER = (
     *("invalid_grant", "interaction_required", "login_required", "consent_required", "account_selection_required"),
     "access_denied",
-)
-_FAILURES = (
-    httpcore2.NetworkError,
-    httpcore2.TimeoutException,
-    httpcore2.ProtocolError,
-    httpcore2.UnsupportedProtocol,
-    httpx2.HTTPError,
-    OSError,
 )
 _NOT_OURS = Message(
     "This sign-in was not begun in this browser, was begun anew since, or took longer than {n} minutes. Begin again at "
@@ -422,7 +413,7 @@ class Provider:
     def _asking(self) -> Iterator[None]:
         """Translate what can go wrong with the provider, and give all of it some seconds."""
         oauth_error = require("authlib.integrations.base_client", "oidc").OAuthError
-        failures = (*_FAILURES, self._invalid_token(), ValueError, KeyError, TypeError, AttributeError)
+        failures = (*EXCHANGE_ERRORS, self._invalid_token(), ValueError, KeyError, TypeError, AttributeError)
         try:
             with all_by(time.monotonic() + TIMEOUT_S):
                 yield

@@ -24,7 +24,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.tables import Alarm
-from rlhf_loop.utils.timed_transport import TimedTransport, all_by
+from rlhf_loop.utils.timed_transport import EXCHANGE_ERRORS, TimedTransport, all_by
 from rlhf_loop.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -36,14 +36,6 @@ _TAKEN_FOR = timedelta(minutes=1)
 #: An alarm that was over before anybody heard of it is no news after this.
 _OLD_NEWS = timedelta(days=1)
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:]*:[0-9a-f:.]*", re.IGNORECASE)
-_FAILURES = (
-    httpcore2.NetworkError,
-    httpcore2.TimeoutException,
-    httpcore2.ProtocolError,
-    httpcore2.UnsupportedProtocol,
-    httpx2.HTTPError,
-    OSError,
-)
 
 
 class Event(StrEnum):
@@ -189,7 +181,7 @@ class _Receiver:
             with all_by(time.monotonic() + TIMEOUT_S):
                 response = self._transport.handle_request(request)
                 response.close()
-        except _FAILURES as error:
+        except EXCHANGE_ERRORS as error:
             raise _UnreachableError(self._without_address(error)) from None
         return response.status_code
 

@@ -20,6 +20,15 @@ import httpx2
 #: Seconds for which an idle connection is kept.
 _KEEP_S = 20
 _CONNECTIONS = 10
+#: How an exchange with a server by `TimedTransport` fails, whoever of the layers says so.
+EXCHANGE_ERRORS = (
+    httpcore2.NetworkError,
+    httpcore2.TimeoutException,
+    httpcore2.ProtocolError,
+    httpcore2.UnsupportedProtocol,
+    httpx2.HTTPError,
+    OSError,
+)
 
 _deadline: ContextVar[float] = ContextVar("deadline")
 
