@@ -35,6 +35,10 @@ _DRIFT = 1
 #: Recovery codes, each of 50 random bits.
 _CODES, _CODE_CHARACTERS = 10, 10
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+_NOT_ADDED = Message(
+    "The code is wrong or has passed, so the app is not added. Enter the one that it shows now, and check the "
+    "phone's clock."
+)
 #: What is said of a wrong code.
 WRONG = Message(
     "The code is wrong, has passed, or was used already. Wait for the next one in your app, or use a recovery code."
@@ -91,7 +95,7 @@ def confirm(engine: Engine, user: User, code: str, *, key: bytes, session: str, 
     codes, salt = [_recovery_code() for _ in range(_CODES)], _salt(key, session)
     step = _step(_secret(key, user.id, salt), code, now)
     if step is None:
-        raise AccountError(WRONG)
+        raise AccountError(_NOT_ADDED)
     with transaction(engine) as connection:
         waits = delete(SecondFactor).where(SecondFactor.user_id == user.id, SecondFactor.confirmed_at.is_(None))
         connection.execute(waits)

@@ -154,6 +154,7 @@ def _users_page(database: Database, guard: Guard, mail: MailServer | None, error
         passwords=guard.passwords,
         second_factors=second_factor.owners(database.engine()),
         mail=mail is not None,
+        provided=guard.provider is not None,
     )
 
 
