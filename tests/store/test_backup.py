@@ -31,6 +31,7 @@ from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.store import audit, backup
 from rlhf_loop.store.alarms import open_alarms, raise_alarm
+from rlhf_loop.store.backup import restoration, writer
 from rlhf_loop.store.engine import head, make_engine, migrating, reading, revision, transaction, upgrade
 from rlhf_loop.store.interactions import put_review, record
 from rlhf_loop.store.outbox import EntryCopy, Outbox
@@ -385,7 +386,7 @@ def test_ended_in_the_middle_of_a_restoration(
 
     there, new = elsewhere(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(backup, step, fails)
+        patch.setattr(restoration, step, fails)
         with pytest.raises(BackupError, match="No space left on device"):
             backup.restore(there, new, plain, actor="bob")
     assert untouched(there)
@@ -404,7 +405,7 @@ def test_ended_in_the_middle_of_a_backup(
         raise OSError(28, "No space left on device")
 
     before = plain.read_bytes()
-    monkeypatch.setattr(backup, step, fails)
+    monkeypatch.setattr(writer, step, fails)
     settings = settings_in(tmp_path / "plain", str(sqlite_engine.url))
     with pytest.raises(BackupError, match=r"No space left on device\. .*What was there is there"):
         backup.back_up(sqlite_engine, settings, plain, actor="ada")
