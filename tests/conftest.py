@@ -107,7 +107,10 @@ def quick_engine(url: str | URL, **options: Any) -> Engine:
     cached = {"compiled_cache": _STATEMENTS, **options.pop("execution_options", {})}
     if make_url(url).get_backend_name() == "sqlite":
         options["connect_args"] = {"factory": UnsyncedConnection, **options.get("connect_args", {})}
-    return create_engine(url, execution_options=cached, **options)
+        return create_engine(url, execution_options=cached, **options)
+    engine = create_engine(url, execution_options=cached, **options)
+    _ENGINES.append(engine)
+    return engine
 
 
 def quick_digest(file: Any, digest: Any, /, **options: Any) -> Any:
@@ -123,6 +126,8 @@ def quick_digest(file: Any, digest: Any, /, **options: Any) -> Any:
 
 _STATEMENTS: dict[Any, Any] = {}
 _DIGESTS: dict[Any, Any] = {}
+#: Those of PostgreSQL that the running test has made, and what it uses.
+_ENGINES: list[Engine] = []
 #: About what a test takes that is slow for its browser, server or kill.
 _MARKED_S = 1.0
 MOST = learning_curve.MOST
@@ -189,14 +194,22 @@ def postgres_databases() -> Iterator[PostgresDatabases]:
 
 
 @pytest.fixture
-def empty_postgres_url(postgres_databases: PostgresDatabases) -> Iterator[str]:
+def _engines() -> Iterator[None]:
+    """Close the connections of all engines: one that is still open as garbage fails whatever test runs by then."""
+    yield
+    while _ENGINES:
+        _ENGINES.pop().dispose()
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_databases: PostgresDatabases, _engines: None) -> Iterator[str]:
     """The URL of a PostgreSQL database without any table."""
     with postgres_databases.new() as url:
         yield url
 
 
 @pytest.fixture
-def postgres_url(postgres_databases: PostgresDatabases) -> Iterator[str]:
+def postgres_url(postgres_databases: PostgresDatabases, _engines: None) -> Iterator[str]:
     """The URL of a PostgreSQL database with our tables and no rows."""
     with postgres_databases.migrated() as url:
         yield url
