@@ -175,8 +175,8 @@ def _role(identity: Identity, rules: RoleRules) -> UserRole:
     if role is None:
         raise AccountError(
             Message(
-                "Your account {name} has no role here. Ask whoever runs the accounts for a group that may rate, and "
-                "sign in again.",
+                'Your account "{name}" has no role here. Ask whoever runs the accounts for a group that may rate, '
+                "and sign in again.",
                 name=identity.name,
             )
         )

@@ -134,7 +134,7 @@ def test_the_whole_loop(environ: dict[str, str], tmp_path: Path, certificate: Pa
             expect(page).to_have_url(re.compile("/sign-in"))
             expect(page.get_by_label("Password")).to_have_count(0)
             provider.person("s-1", preferred_username="eva", groups=["experts"])
-            page.get_by_role("link", name="Sign in by 127.0.0.1").click()
+            page.get_by_role("link", name="Sign in with 127.0.0.1").click()
             authorize(page, "s-1")
             ready(page)
             (cookie,) = [each for each in page.context.cookies() if each["name"].endswith("rlhf_session")]
@@ -142,7 +142,7 @@ def test_the_whole_loop(environ: dict[str, str], tmp_path: Path, certificate: Pa
             page.get_by_role("button", name="Sign out").click()
             # The provider asks, and leads back.
             page.get_by_role("button", name="End session").click()
-            expect(page.get_by_role("link", name="Sign in by 127.0.0.1")).to_be_visible()
+            expect(page.get_by_role("link", name="Sign in with 127.0.0.1")).to_be_visible()
             page.goto("/review")
             expect(page).to_have_url(re.compile("/sign-in"))
             assert complaints == []
@@ -157,7 +157,7 @@ def test_the_whole_loop(environ: dict[str, str], tmp_path: Path, certificate: Pa
 
 def _signs_in_and_rates(page: Page) -> None:
     page.goto("/review")
-    page.get_by_role("link", name="Sign in by 127.0.0.1").click()
+    page.get_by_role("link", name="Sign in with 127.0.0.1").click()
     authorize(page, "s-1")
     expect(page).to_have_url(re.compile("/review$"))
     expect(page.get_by_role("link", name="Dr. Eva Weber")).to_be_visible()

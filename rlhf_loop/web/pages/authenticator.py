@@ -120,7 +120,7 @@ def _user(guard: Guard) -> User:
     if not guard.may_have_app():
         # The session of a code that is begun here asks neither the provider nor the proxy any more.
         raise Forbidden(
-            Message("The code follows a password, and you signed in without one. Sign in by your password first.")
+            Message("The code follows a password, and you signed in without one. Sign in with your password first.")
         )
     return user
 
