@@ -198,7 +198,7 @@ class Settings:
     )
     session_hours: float = _setting(12.0, "Hours after which who signed in has to do so again.")
     passwords: bool = _setting(
-        True, "Let people sign in by a password; no: only by an identity provider or a proxy, and by one-time links."
+        True, "Let people sign in with a password; no: only by an identity provider or a proxy, and by one-time links."
     )
     second_factor: str = _setting(
         "optional",

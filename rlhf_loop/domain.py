@@ -79,7 +79,7 @@ class AlarmKind(StrEnum):
 class User:
     """A person or an application that is known by name.
 
-    People sign in by `name`, which stands with their ratings and in exports; screens show `display_name`, if any.
+    People sign in with `name`, which stands with their ratings and in exports; screens show `display_name`, if any.
     """
 
     id: int

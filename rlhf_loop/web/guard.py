@@ -147,7 +147,7 @@ class Guard:
 
     @property
     def passwords(self) -> bool:
-        """True where people may sign in by a password."""
+        """True where people may sign in with a password."""
         return self._settings.passwords
 
     @property

@@ -91,8 +91,8 @@ def _arrived(database: Database, guard: Guard, provider: Provider, sealed: str) 
 
 def _away(guard: Guard, provider: Provider, error: ProviderError, *, way: str | None) -> Response:
     text = Message(
-        "{host} does not answer, so nobody can sign in by it now. Try again in a minute; whoever has signed in already "
-        "goes on.",
+        "{host} does not answer, so nobody can sign in with it now. Try again in a minute; whoever has signed in "
+        "already goes on.",
         host=provider.host,
     )
     if guard.passwords:
