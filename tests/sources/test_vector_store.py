@@ -17,11 +17,21 @@ import pytest
 from forked_process import program
 from numpy.typing import NDArray
 from patience import PATIENCE_S
+from sqlalchemy import Engine, text
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import DIMENSION
 from rlhf_loop.errors import ConfigError, MissingExtraError, VectorStoreError
-from rlhf_loop.sources.index import Entry, Section, SourceCount, StoredEntry, VectorStore, lancedb_store, open_store
+from rlhf_loop.sources.index import (
+    Entry,
+    Section,
+    SourceCount,
+    StoredEntry,
+    VectorStore,
+    lancedb_store,
+    open_store,
+    pgvector_store,
+)
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
 from rlhf_loop.sources.index.store import reciprocal_rank_fusion
@@ -526,8 +536,6 @@ def test_a_dead_server_is_a_store_error() -> None:
 
 def test_without_the_right_to_create_the_extension(empty_postgres_url: str) -> None:
     """An ordinary user is told what an administrator has to do; the transaction leaves nothing behind."""
-    from sqlalchemy import text
-
     admin = make_engine(empty_postgres_url)
     with admin.begin() as connection:
         connection.execute(text("DROP ROLE IF EXISTS plain_user"))
@@ -581,8 +589,6 @@ def test_without_the_right_to_create_tables(empty_postgres_url: str) -> None:
 
 def test_dropped_tables_are_no_index(empty_postgres_url: str) -> None:
     """A process that has used them finds nothing, and can make them anew."""
-    from sqlalchemy import text
-
     engine = make_engine(empty_postgres_url)
     store = PgVectorStore(engine)
     for _ in range(2):
@@ -594,6 +600,71 @@ def test_dropped_tables_are_no_index(empty_postgres_url: str) -> None:
         assert store.sources() == []
         store.optimize()
     engine.dispose()
+
+
+#: What all words of a question find, each match ranked.
+_EVERY_MATCH = text(
+    """
+    SELECT id, ts_rank(words, asked) AS score
+    FROM rlhf_index_sections, CAST(replace(plainto_tsquery('english', :query)::text, '&', '|') AS tsquery) AS asked
+    WHERE words @@ asked ORDER BY score DESC, key LIMIT 50
+    """
+)
+
+
+@pytest.fixture
+def postgres(empty_postgres_url: str) -> Iterator[Engine]:
+    """A database without any table."""
+    engine = make_engine(empty_postgres_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted", "not counted"])
+def test_where_few_sections_match_all_are_ranked(postgres: Engine, counted: bool) -> None:
+    """Order and scores are PostgreSQL's own for any word of the question, whether or not it has counted the words."""
+    words = ["heart", "attack", "kidney", "o'neil", "/usr/lib\\x", "pre-eclampsia", "smith@example.org", "3.5", "''a''"]
+    draw = random.Random(0)
+    store = PgVectorStore(postgres)
+    texts = (" ".join(draw.choices(words, k=9)) for _ in range(200))
+    store.add([entry(f"d{place}", each, title=draw.choice(words)) for place, each in enumerate(texts)], encoder=ENCODER)
+    if counted:
+        store.optimize()
+    with postgres.connect() as connection:
+        for question in (*words, "heart AND kidney | !attack", "what o'neil says of /usr/lib\\x", "nothing"):
+            hits = store.search(question, unit(0)[0], limit=50, mode="text")
+            expected = connection.execute(_EVERY_MATCH, {"query": question}).all()
+            assert [(hit.section.id, hit.score) for hit in hits] == [tuple(row) for row in expected]
+
+
+def test_common_words_are_left_out_where_rarer_ones_find_enough(
+    postgres: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that has no others, or finds nothing by them, is one for all that match."""
+    monkeypatch.setattr(pgvector_store, "_MATCHES", 30)
+    monkeypatch.setattr(pgvector_store, "_ENOUGH", 2)
+    store = PgVectorStore(postgres)
+    store.add([entry(f"common{place}", "common words") for place in range(100)], encoder=ENCODER)
+    store.add([entry(f"less{place}", "less common") for place in range(20)], encoder=ENCODER)
+    store.add([entry(f"rare{place}", "a rare one" + place * " common") for place in range(2)], encoder=ENCODER)
+    store.optimize()
+    assert found(store, "rare common", limit=50) == ["rare1", "rare0"]
+    assert sorted(found(store, "rare less common", limit=50))[:3] == ["less0", "less1", "less10"]
+    assert len(found(store, "rare less common", limit=50)) == 22
+    assert len(found(store, "common", limit=200)) == 121
+    assert len(found(store, "comon common", limit=200)) == 121
+
+
+def test_words_are_sorted_in(postgres: Engine) -> None:
+    """What was added is no list any more, through which each search would go from its beginning."""
+    pending = text("SELECT gin_clean_pending_list('rlhf_index_sections_words')")
+    store = PgVectorStore(postgres)
+    for optimized in (False, True):
+        store.add([entry(f"d{place}", f"word{place}") for place in range(100)], encoder=ENCODER)
+        if optimized:
+            store.optimize()
+        with postgres.begin() as connection:
+            assert (connection.execute(pending).scalar_one() == 0) == optimized
 
 
 def test_several_first_uses_at_once(open_: Open) -> None:

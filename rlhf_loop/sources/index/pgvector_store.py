@@ -31,11 +31,12 @@ from sqlalchemy import (
     delete,
     func,
     inspect,
+    literal,
     select,
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import TSVECTOR, insert
+from sqlalchemy.dialects.postgresql import ARRAY, TSVECTOR, aggregate_order_by, insert
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.schema import CreateTable
@@ -130,7 +131,82 @@ VECTORS = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("vector", Vector, nullable=False),
 )
-
+#: What a section is without its words, which nobody reads.
+_SHOWN = [SECTIONS.c[name] for name in (*_FIELDS, "encoder")]
+_COMMENT_SQL = "obj_description('rlhf_index_sections'::regclass, 'pg_class')"
+_DIMENSION_SQL = (
+    "(SELECT atttypmod FROM pg_attribute WHERE attrelid = 'rlhf_index_vectors'::regclass AND attname = 'vector')"
+)
+#: To compile the queries of a search takes longer than to run them.
+_BEFORE_SEARCH = text(
+    f"SELECT {_DIMENSION_SQL} AS dimension, {_COMMENT_SQL} AS comment, set_config('jit', 'off', true), "
+    f"set_config('hnsw.ef_search', '{_CANDIDATES}', true)"
+)
+#: Words that were added lately are a list, which each search reads from its beginning; the index's owner may sort it in.
+_SORT_WORDS = text(
+    "SELECT gin_clean_pending_list(oid) FROM pg_class "
+    "WHERE oid = to_regclass('rlhf_index_sections_words') AND pg_has_role(relowner, 'USAGE')"
+)
+#: Sections that are ranked by words, at most, where common words of the question can be left out, and sections that
+#: match the others at least.
+_MATCHES, _ENOUGH = 1_000, 10
+#: Any word of the question may match. To rank a match takes far longer than to find it; so where there are many, those
+#: that match the rarer words are ranked, by all of them. How common a word is ANALYZE has counted; rare ones it leaves
+#: out, and these are counted here.
+_RANKED_BY_WORDS = text(
+    r"""
+    WITH listed AS (
+        SELECT listed.lexeme, listed.frequency
+        FROM pg_stats, unnest(most_common_elems::text::text[], most_common_elem_freqs) AS listed (lexeme, frequency)
+        WHERE attname = 'words' AND (schemaname, tablename) = (
+            SELECT nspname, relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE pg_class.oid = 'rlhf_index_sections'::regclass
+        )
+    ), asked AS (
+        SELECT '''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''' AS word,
+            frequency * (SELECT reltuples FROM pg_class WHERE oid = 'rlhf_index_sections'::regclass) AS sections
+        FROM unnest(to_tsvector(CAST(:language AS regconfig), :query)) LEFT JOIN listed USING (lexeme)
+    ), rare AS (
+        SELECT count(*) AS sections FROM rlhf_index_sections
+        WHERE words @@ (SELECT string_agg(word, '|')::tsquery FROM asked WHERE sections IS NULL)
+    ), counted AS (
+        SELECT word, asked.sections, rare.sections + sum(asked.sections) OVER (ORDER BY asked.sections, word) AS so_far
+        FROM asked, rare
+    ), chosen AS (
+        SELECT string_agg(word, '|')::tsquery AS words, (string_agg(word, '|') FILTER (
+            WHERE sections IS NULL OR so_far <= :matches OR so_far - sections < :enough
+        ))::tsquery AS rarer
+        FROM counted
+    )
+    SELECT id, ts_rank(sections.words, chosen.words) AS score
+    FROM rlhf_index_sections AS sections, chosen
+    WHERE sections.words @@ chosen.rarer
+    ORDER BY score DESC, key LIMIT :depth
+    """
+)
+_DISTANCE = VECTORS.c.vector.op("<=>", return_type=Float())(bindparam("query", type_=Vector)).label("distance")
+_NEAREST = (
+    select(VECTORS.c.section, _DISTANCE)
+    .order_by(_DISTANCE)
+    .limit(bindparam("candidates"))
+    .cte("nearest")
+    .prefix_with("MATERIALIZED")
+)
+_LEAST = func.min(_NEAREST.c.distance)
+_RANKED_BY_VECTOR = (
+    select(SECTIONS.c.id, _LEAST)
+    .join(_NEAREST, _NEAREST.c.section == SECTIONS.c.key)
+    .group_by(SECTIONS.c.id, SECTIONS.c.key)
+    .order_by(_LEAST, SECTIONS.c.key)
+    .limit(bindparam("depth"))
+)
+#: All vectors of a section as one value: each as `vector_send` writes it, a header and its numbers.
+_SENT = (
+    select(func.string_agg(func.vector_send(VECTORS.c.vector), aggregate_order_by(literal(b""), VECTORS.c.number)))
+    .where(VECTORS.c.section == SECTIONS.c.key, VECTORS.c.number > _HEADING)
+    .scalar_subquery()
+)
+_FOUND = select(*_SHOWN, _SENT.label("vectors")).where(SECTIONS.c.id == func.any(bindparam("ids", type_=ARRAY(String))))
 
 #: Where sections wait that were copied, until their words are taken apart; each connection has its own.
 _NEW = Table(
@@ -185,7 +261,10 @@ def tables_exist(connection: Connection) -> bool:
 
 def language_of(connection: Connection) -> str | None:
     """Return the language of the words of all rows, None where nothing tells it."""
-    comment = connection.execute(text("SELECT obj_description('rlhf_index_sections'::regclass, 'pg_class')")).scalar()
+    return _language(connection.execute(text(f"SELECT {_COMMENT_SQL}")).scalar())
+
+
+def _language(comment: str | None) -> str | None:
     return comment.removeprefix(_COMMENT) if comment and comment.startswith(_COMMENT) else None
 
 
@@ -264,15 +343,14 @@ class PgVectorStore:
             return []
 
         def find(connection: Connection) -> list[Hit]:
-            if _dimension(connection) != len(vector):
+            dimension, comment = connection.execute(_BEFORE_SEARCH).one()[:2]
+            if dimension != len(vector):
                 there = connection.execute(select(SECTIONS.c.encoder).distinct().order_by(SECTIONS.c.encoder))
                 refuse_other_dimension(list(there.scalars()), len(vector))
                 return []  # all was deleted
-            # To compile such a query takes longer than to run it.
-            connection.execute(text("SET LOCAL jit = off"))
             by_vector = partial(_by_vector, connection, vector)
-            by_words = partial(_by_words, connection, query, self._language)
-            return _hits(connection, ranked(mode, limit, by_vector=by_vector, by_words=by_words))
+            by_words = partial(_by_words, connection, query, _language(comment) or self._language)
+            return _hits(connection, ranked(mode, limit, by_vector=by_vector, by_words=by_words), dimension)
 
         return self._read(find, [])
 
@@ -344,6 +422,7 @@ class PgVectorStore:
                         "USING hnsw (vector vector_cosine_ops)"
                     )
                 )
+            connection.execute(_SORT_WORDS)
             connection.execute(text("ANALYZE rlhf_index_sections, rlhf_index_vectors"))
 
     def close(self) -> None:
@@ -402,10 +481,7 @@ class PgVectorStore:
 
 def _dimension(connection: Connection) -> int:
     """Return how many numbers each of the table's vectors has."""
-    found = text(
-        "SELECT atttypmod FROM pg_attribute WHERE attrelid = 'rlhf_index_vectors'::regclass AND attname = 'vector'"
-    )
-    return int(connection.execute(found).scalar_one())
+    return int(connection.execute(text(f"SELECT {_DIMENSION_SQL}")).scalar_one())
 
 
 def _fit(connection: Connection, dimension: int) -> None:
@@ -494,62 +570,28 @@ def _vectors(entries: Sequence[Entry], keys: dict[str, int]) -> Iterator[Sequenc
 
 def _by_vector(connection: Connection, vector: NDArray[np.float32], depth: int) -> Ranking:
     candidates = max(_CANDIDATES, depth)
-    # pgvector takes at most 1,000.
-    connection.execute(text(f"SET LOCAL hnsw.ef_search = {min(candidates, 1000)}"))
-    distance = VECTORS.c.vector.op("<=>", return_type=Float())(bindparam("query", vector, Vector)).label("distance")
-    nearest = (
-        select(VECTORS.c.section, distance)
-        .order_by(distance)
-        .limit(candidates)
-        .cte("nearest")
-        .prefix_with("MATERIALIZED")
-    )
-    least = func.min(nearest.c.distance)
-    found = (
-        select(SECTIONS.c.id, least)
-        .join(nearest, nearest.c.section == SECTIONS.c.key)
-        .group_by(SECTIONS.c.id, SECTIONS.c.key)
-        .order_by(least, SECTIONS.c.key)
-        .limit(depth)
-    )
-    return [(name, 1 - distance) for name, distance in connection.execute(found)]
+    if candidates > _CANDIDATES:
+        # pgvector takes at most 1,000.
+        connection.execute(text(f"SET LOCAL hnsw.ef_search = {min(candidates, 1000)}"))
+    found = connection.execute(_RANKED_BY_VECTOR, {"query": vector, "candidates": candidates, "depth": depth})
+    return [(name, 1 - distance) for name, distance in found]
 
 
 def _by_words(connection: Connection, query: str, language: str, depth: int) -> Ranking:
-    # PostgreSQL reads the question as plain words, all of which have to match; then any of them may.
-    found = text(
-        """
-        WITH asked AS (
-            SELECT replace(plainto_tsquery(CAST(:language AS regconfig), :query)::text, '&', '|')::tsquery AS words
-        )
-        SELECT id, ts_rank(sections.words, asked.words) AS score
-        FROM rlhf_index_sections AS sections, asked
-        WHERE sections.words @@ asked.words
-        ORDER BY score DESC, key LIMIT :depth
-        """
-    )
-    asked_in = language_of(connection) or language
     query = query.replace("\0", " ").encode("utf-8", "replace").decode()  # what PostgreSQL takes as a text
-    if asked_in in UNSPACED.values():
+    if language in UNSPACED.values():
         query = re.sub(_CHARACTER, r"\1 ", query)
-    rows = connection.execute(found, {"query": query, "language": _config(asked_in), "depth": depth})
-    return [(row.id, row.score) for row in rows]
+    asked = {"query": query, "language": _config(language), "matches": _MATCHES, "enough": _ENOUGH, "depth": depth}
+    return [(row.id, row.score) for row in connection.execute(_RANKED_BY_WORDS, asked)]
 
 
-def _hits(connection: Connection, ranking: Ranking) -> list[Hit]:
-    wanted = SECTIONS.c.id.in_([name for name, _ in ranking])
-    found = {row.id: row for row in connection.execute(select(SECTIONS).where(wanted))}
-    vectors: dict[int, list[NDArray[np.float32]]] = {}
-    stored = (
-        select(VECTORS)
-        .where(VECTORS.c.section.in_([row.key for row in found.values()]), VECTORS.c.number > _HEADING)
-        .order_by(VECTORS.c.section, VECTORS.c.number)
-    )
-    for section, _, vector in connection.execute(stored):
-        vectors.setdefault(section, []).append(vector)
+def _hits(connection: Connection, ranking: Ranking, dimension: int) -> list[Hit]:
+    found = {row.id: row for row in connection.execute(_FOUND, {"ids": [name for name, _ in ranking]})}
+    sent = np.dtype([("header", ">u2", 2), ("numbers", ">f4", dimension)])
     hits = []
     for name, score in ranking:
         if row := found.get(name):
             section = Section(**{field: getattr(row, field) for field in _FIELDS})
-            hits.append(Hit(section, np.stack(vectors[row.key]), row.encoder, float(score)))
+            numbers = np.frombuffer(row.vectors, sent)["numbers"].astype(np.float32)
+            hits.append(Hit(section, numbers, row.encoder, float(score)))
     return hits
