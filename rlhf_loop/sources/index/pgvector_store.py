@@ -142,7 +142,7 @@ _BEFORE_SEARCH = text(
     f"SELECT {_DIMENSION_SQL} AS dimension, {_COMMENT_SQL} AS comment, set_config('jit', 'off', true), "
     f"set_config('hnsw.ef_search', '{_CANDIDATES}', true)"
 )
-#: Words that were added lately are a list, which each search reads from its beginning; the index's owner may sort it in.
+#: Words that were added lately are a list that each search reads from its beginning; the index's owner may sort it in.
 _SORT_WORDS = text(
     "SELECT gin_clean_pending_list(oid) FROM pg_class "
     "WHERE oid = to_regclass('rlhf_index_sections_words') AND pg_has_role(relowner, 'USAGE')"
@@ -192,13 +192,18 @@ _NEAREST = (
     .cte("nearest")
     .prefix_with("MATERIALIZED")
 )
-_LEAST = func.min(_NEAREST.c.distance)
-_RANKED_BY_VECTOR = (
-    select(SECTIONS.c.id, _LEAST)
-    .join(_NEAREST, _NEAREST.c.section == SECTIONS.c.key)
-    .group_by(SECTIONS.c.id, SECTIONS.c.key)
-    .order_by(_LEAST, SECTIONS.c.key)
+_LEAST = func.min(_NEAREST.c.distance).label("distance")
+_BEST = (
+    select(_NEAREST.c.section, _LEAST)
+    .group_by(_NEAREST.c.section)
+    .order_by(_LEAST, _NEAREST.c.section)
     .limit(bindparam("depth"))
+    .cte("best")
+)
+_RANKED_BY_VECTOR = (
+    select(SECTIONS.c.id, _BEST.c.distance)
+    .join(_BEST, _BEST.c.section == SECTIONS.c.key)
+    .order_by(_BEST.c.distance, SECTIONS.c.key)
 )
 #: All vectors of a section as one value: each as `vector_send` writes it, a header and its numbers.
 _SENT = (
