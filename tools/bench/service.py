@@ -145,7 +145,7 @@ async def _asked(port: int, clients: int, *, seconds: int, requests: int) -> Loa
             query = urlencode({"query": next(questions)})
             begun = perf_counter()
             try:
-                writer.write(f"GET /data?{query} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+                writer.write(f"GET /data?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
                 async with asyncio.timeout(_PATIENCE_S):
                     head = await reader.readuntil(b"\r\n\r\n")
                     length = re.search(rb"(?i)content-length: (\d+)", head)
