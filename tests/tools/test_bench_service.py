@@ -17,6 +17,7 @@ RESULT = service.Service(
     processor_ms=12.34,
     before=500.0,
     memory=[(10, 510.0), (30, 511.0), (60, 512.0)],
+    rooms=[("sources", 0.61), ("web", 0.386), ("store", 0.004)],
     exit_code=0,
 )
 
@@ -28,6 +29,16 @@ def test_the_section_has_all_that_was_promised() -> None:
         assert row in text
     assert "| processor time of the server, an answer | 12.3 ms |" in text
     assert "| memory after 60 s | 512 MB |" in text
+    assert "| sources | 61% |\n| web | 39% |" in text
+    assert "store" not in text
+
+
+def test_a_stack_is_of_its_innermost_room() -> None:
+    """Not of who starts it, nor of a helper or a library that it calls; what has none is the serving itself."""
+    stacks = """process 7;run (rlhf_loop/cli/serve.py:9);answer (rlhf_loop/web/app.py:1);rank (rlhf_loop/ranking.py:2) 3
+thread;run (rlhf_loop/utils/concurrency.py:5);find (rlhf_loop/sources/index/store.py:1);dot (numpy/core.py:4) 5
+process 7;run (rlhf_loop/cli/serve.py:9);accept (gunicorn/workers/gthread.py:1) 2"""
+    assert service.shares(stacks) == [("sources", 0.5), ("ranking", 0.3), (service._SERVING, 0.2)]
 
 
 def test_no_question_comes_twice() -> None:

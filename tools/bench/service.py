@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +29,11 @@ DOCUMENTS = 5000
 _MOMENTS = (10, 30, 60)
 #: Asked beforehand, by as many clients at once: until all threads have what they need, memory grows.
 _WARM_REQUESTS = 1500
+#: Afterwards, while they go on asking: seconds in which py-spy reads the stacks of the server, so many times each.
+_STACKS_S, _STACKS_HZ = 20, 50
+#: The rooms of a stack that say what it is about, the innermost last.
+_ROOM = re.compile(r"rlhf_loop/(?!cli|utils)(\w+)")
+_SERVING = "HTTP and processes, by libraries"
 #: What a client gives up after; a service that slow has failed.
 _PATIENCE_S = 30
 
@@ -47,7 +54,8 @@ class Load:
 class Service:
     """The load, and the memory of all processes at some seconds from its start, in MB (shared pages once).
 
-    `processor_ms` is what the server's processes took of the processor for an answer.
+    `processor_ms` is what the server's processes took of the processor for an answer, `rooms` the share of each room of
+    the package in what their Python does.
     """
 
     workers: str
@@ -55,6 +63,7 @@ class Service:
     processor_ms: float
     before: float
     memory: Sequence[tuple[int, float]]
+    rooms: Sequence[tuple[str, float]]
     exit_code: int
 
 
@@ -76,6 +85,7 @@ def measure(*, clients: int = CLIENTS, seconds: int = SECONDS, documents: int = 
                 memory.append((moment, served.megabytes()))
             load = _result(asking)
             taken = served.processor_s() - taken
+            rooms = shares(_stacks(served, clients, folder / "stacks.txt"))
             served.process.send_signal(signal.SIGTERM)
             code = served.process.wait(60)
             return Service(
@@ -84,8 +94,18 @@ def measure(*, clients: int = CLIENTS, seconds: int = SECONDS, documents: int = 
                 processor_ms=1e3 * taken / max(1, load.answers),
                 before=before,
                 memory=memory,
+                rooms=rooms,
                 exit_code=code,
             )
+
+
+def shares(stacks: str) -> list[tuple[str, float]]:
+    """Return each room's share of the stacks that py-spy has counted, the largest first; a stack's is its innermost."""
+    counts: Counter[str] = Counter()
+    for line in stacks.splitlines():
+        frames, _, count = line.rpartition(" ")
+        counts[([_SERVING, *_ROOM.findall(frames)])[-1]] += int(count)
+    return [(room, count / counts.total()) for room, count in counts.most_common()]
 
 
 def section(service: Service) -> str:
@@ -102,14 +122,33 @@ def section(service: Service) -> str:
         (f"memory before, after {_WARM_REQUESTS:,} other questions", f"{service.before:.0f} MB"),
         *((f"memory after {moment} s", f"{megabytes:.0f} MB") for moment, megabytes in service.memory),
     ]
+    rooms = [(room, f"{share:.0%}") for room, share in service.rooms if share >= 0.005]
     return (
         f"## The service under load\n\n`rlhf-loop serve` with {service.workers}; {CLIENTS} clients, each with a "
         f"connection of its own, ask for {SECONDS} s without a pause, each question a new one; the clients share the "
         f"machine. The index has {DOCUMENTS:,} documents of {' to '.join(map(str, server.SENTENCES))} sentences; "
         "nothing else is asked. Each answer is searched, ranked and recorded. With so many waiting, a request's time "
         "is mostly that of its turn in line: their number divided by answers a second. Memory is that of all "
-        f"processes, pages that they share counted once.\n\n{table(('', ''), rows)}"
+        f"processes, pages that they share counted once.\n\n{table(('', ''), rows)}\n\n"
+        f"What its Python does, by py-spy, in {_STACKS_S} s of the same load that are not in the figures above. What a "
+        "room calls in libraries is its own; threads of LanceDB and of the encoder's runtime are not seen.\n\n"
+        f"{table(('room', 'share'), rooms)}"
     )
+
+
+def _stacks(served: server.Server, clients: int, file: Path) -> str:
+    """Have the stacks of all threads that run read while clients ask; return them with their counts."""
+    py_spy = shutil.which("py-spy", path=Path(sys.executable).parent)
+    if py_spy is None:
+        sys.exit("py-spy is not installed beside this Python. Install the extra [bench] (make bench does).")
+    command = [py_spy, "record", "--pid", str(served.process.pid), "--subprocesses", "--nonblocking", "--format", "raw"]
+    command += ["--duration", str(_STACKS_S), "--rate", str(_STACKS_HZ), "--output", str(file)]
+    asking = _asking(served.port, clients, seconds=_STACKS_S)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    _result(asking)
+    if done.returncode:
+        sys.exit(f"py-spy cannot read the stacks of the server:\n{done.stderr}")
+    return file.read_text()
 
 
 def _asking(port: int, clients: int, *, seconds: int = 0, requests: int = 0) -> subprocess.Popen[str]:
