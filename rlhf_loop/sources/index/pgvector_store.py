@@ -147,9 +147,8 @@ _SORT_WORDS = text(
     "SELECT gin_clean_pending_list(oid) FROM pg_class "
     "WHERE oid = to_regclass('rlhf_index_sections_words') AND pg_has_role(relowner, 'USAGE')"
 )
-#: Sections that are ranked by words, at most, where common words of the question can be left out, and sections that
-#: match the others at least.
-_MATCHES, _ENOUGH = 1_000, 10
+#: Sections that are ranked by words, at most, where those that match the rarer words are as many as are wanted.
+_MATCHES = 1_000
 #: Any word of the question may match. To rank a match takes far longer than to find it; so where there are many, those
 #: that match the rarer words are ranked, by all of them. How common a word is ANALYZE has counted; rare ones it leaves
 #: out, and these are counted here.
@@ -174,7 +173,7 @@ _RANKED_BY_WORDS = text(
         FROM asked, rare
     ), chosen AS (
         SELECT string_agg(word, '|')::tsquery AS words, (string_agg(word, '|') FILTER (
-            WHERE sections IS NULL OR so_far <= :matches OR so_far - sections < :enough
+            WHERE sections IS NULL OR so_far <= :matches OR so_far - sections < :depth
         ))::tsquery AS rarer
         FROM counted
     )
@@ -586,7 +585,7 @@ def _by_words(connection: Connection, query: str, language: str, depth: int) -> 
     query = query.replace("\0", " ").encode("utf-8", "replace").decode()  # what PostgreSQL takes as a text
     if language in UNSPACED.values():
         query = re.sub(_CHARACTER, r"\1 ", query)
-    asked = {"query": query, "language": _config(language), "matches": _MATCHES, "enough": _ENOUGH, "depth": depth}
+    asked = {"query": query, "language": _config(language), "matches": _MATCHES, "depth": depth}
     return [(row.id, row.score) for row in connection.execute(_RANKED_BY_WORDS, asked)]
 
 
