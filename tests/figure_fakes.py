@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 
-from rlhf_loop.monitoring import Figure, Form, Series
+from rlhf_loop.monitoring.figures.figure import Figure, Form, Series
 
 HOSTILE = "</text><script>alert(1)</script>&amp;$x_1^2$ -- ]]>"
 LONG = "W" * 300

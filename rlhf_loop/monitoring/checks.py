@@ -19,7 +19,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, Interval, ReviewerRole
 from rlhf_loop.errors import EncoderError
 from rlhf_loop.monitoring.drift import Drift, drift
-from rlhf_loop.registry.schedule import STOPPED
+from rlhf_loop.registry.schedule import NO_FAULT
 from rlhf_loop.reviewing.candidates import stands_for_all
 from rlhf_loop.store.alarms import Alarm, clear_alarm, open_alarms, raise_alarm
 from rlhf_loop.store.engine import reading
@@ -37,9 +37,6 @@ DRIFT_EVERY = timedelta(hours=6)
 _LATE = 3
 #: Runs that are looked at, and reviews, the newest.
 _RUNS, _REVIEWS = 20, 10_000
-#: Ends of a run that nobody has to do anything about: too few ratings yet, or somebody stopped it.
-NO_FAULT = ("NotEnoughDataError", *STOPPED)
-
 _drift_seen: WeakKeyDictionary[Engine, datetime] = WeakKeyDictionary()
 
 

@@ -15,20 +15,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
-from cronsim import CronSim, CronSimError
-
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
-from rlhf_loop.errors import BackupError, ConfigError, RlhfLoopError
+from rlhf_loop.errors import BackupError, RlhfLoopError
 from rlhf_loop.monitoring.checks import check
+from rlhf_loop.monitoring.crontab import Schedule
 from rlhf_loop.monitoring.served_days import purge_old
 from rlhf_loop.monitoring.webhook import deliver
 from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.backup import Index, back_up_into, holds_nothing, stored
 from rlhf_loop.store.engine import ensure_schema, make_engine, scrub
-from rlhf_loop.utils.text import clause
 
 logger = logging.getLogger(__name__)
 
@@ -40,33 +38,11 @@ _LOOK_EVERY_S = 0.2
 _PUT_BACK = timedelta(seconds=10)
 #: Of what a training prints, so much goes into the log; the report is at its end.
 _SAID = 4_000
-_FIELDS = 5
 _ENDS = {
     0: (logging.INFO, "the new model is live, or nothing was due"),
     3: (logging.WARNING, "the new model waits or is refused: see rlhf-loop models list"),
     75: (logging.INFO, "another training is running"),
 }
-
-
-class Schedule:
-    """Times as in a crontab, in UTC."""
-
-    def __init__(self, crontab: str, *, setting: str = "RLHF_WORKER_SCHEDULE") -> None:
-        try:
-            if len(crontab.split()) != _FIELDS:
-                raise CronSimError(f"{len(crontab.split())} fields instead of {_FIELDS}")
-            times = CronSim(crontab, datetime.now(UTC))
-        except CronSimError as error:
-            raise ConfigError(
-                f"{setting}={crontab!r} is not a time as in a crontab: {clause(error)}. Give minute, hour, "
-                "day, month and weekday, as in 30 3 * * 1-5 for every working day at 3:30 (UTC)."
-            ) from error
-        self._crontab = crontab
-        self.words: str = times.explain()
-
-    def after(self, now: datetime) -> datetime:
-        """Return the first such time after `now`."""
-        return next(CronSim(self._crontab, now.astimezone(UTC)))
 
 
 @dataclass(frozen=True, slots=True)

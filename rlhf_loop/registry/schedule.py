@@ -21,6 +21,8 @@ DRIFT_RATINGS, DRIFT_AFTER = 10, timedelta(days=1)
 _FINISHED = ("succeeded", "rejected")
 #: How the error of a run begins that somebody stopped: there was nothing wrong with it.
 STOPPED = ("KeyboardInterrupt", "SystemExit")
+#: Ends of a run that nobody has to do anything about: too few ratings yet, or somebody stopped it.
+NO_FAULT = ("NotEnoughDataError", *STOPPED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +13,16 @@ import pytest
 from examined import faults
 
 from rlhf_loop.cli.doctor.finding import with_failures
-from rlhf_loop.cli.doctor.machine import drafts, secret_key, settings_in_use, sign_in, sources, telemetry, worker
+from rlhf_loop.cli.doctor.machine import (
+    CHECKS,
+    drafts,
+    secret_key,
+    settings_in_use,
+    sign_in,
+    sources,
+    telemetry,
+    worker,
+)
 from rlhf_loop.config import Settings
 
 Hide = Callable[[str], None]
@@ -57,6 +68,62 @@ def test_values_that_the_commands_would_refuse() -> None:
         "RLHF_ALARM_WEBHOOK",
         "RLHF_SMTP_URL",
     ]
+
+
+class _Watched:
+    """Settings that note which of them are looked at."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self.seen = settings, set[str]()
+
+    def __getattr__(self, name: str) -> object:
+        self.seen.add(name)
+        return getattr(self._settings, name)
+
+
+#: What some checks read besides; what is wrong with these is found elsewhere.
+_BESIDE = {"secret_key", "lasting_key", "cache_dir", "database_url"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {
+            "experiment_share": 0.1,
+            "oidc_issuer": "https://sso.example.org",
+            "oidc_client_id": "rlhf",
+            "oidc_client_secret": "s",
+            "proxy_user_header": "Remote-User",
+            "proxy_groups_header": "Remote-Groups",
+            "proxy_user_from": ("127.0.0.1",),
+            "second_factor": "admins",
+            "secret_key": "k" * 40,
+            "smtp_url": "smtp://mail.example.org",
+            "smtp_from": "rlhf@example.org",
+            "alarm_webhook": "https://hooks.example.org",
+            "cache_url": "redis://127.0.0.1:1",
+        },
+    ],
+)
+def test_a_check_is_made_for_each_setting_that_it_looks_at(changed: dict[str, object]) -> None:
+    """What `CHECKS` says of a check is all that it reads, so that none is left out, and the defaults pass them all."""
+    settings = Settings.from_env({}) if not changed else replace(Settings(), **changed)  # type: ignore[arg-type]
+    for looks_at, check in CHECKS.items():
+        watched = _Watched(settings)
+        check(watched)  # type: ignore[arg-type]
+        assert watched.seen - _BESIDE <= set(looks_at), check
+
+
+def test_nothing_is_loaded_for_settings_at_their_defaults() -> None:
+    """With nothing changed, `doctor` loads no module for a check that could not find anything."""
+    code = (
+        "import sys; from rlhf_loop.cli.doctor.machine import settings_in_use, sources, sign_in; "
+        "from rlhf_loop.config import Settings; s = Settings(); "
+        "[*settings_in_use(s), *sources(s), *sign_in(s)]; print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {name.partition(".")[0] for name in loaded} & {"flask", "httpx2", "limits", "scipy", "sklearn"} == set()
 
 
 def test_the_usual_sources_are_fine(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from figure_fakes import (
     SOURCES,
 )
 
-from rlhf_loop.monitoring import Figure, Form, Series
 from rlhf_loop.monitoring.charts import date_steps, draw, in_words, number_in_words, picture, shortened, steps, width
+from rlhf_loop.monitoring.figures.figure import Figure, Form, Series
 
 SVG = "{http://www.w3.org/2000/svg}"
 STYLE = (files("rlhf_loop.web") / "static" / "chart.css").read_text(encoding="utf-8")

@@ -20,7 +20,8 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, Rating
 from rlhf_loop.errors import ConfigError, DatabaseError
 from rlhf_loop.monitoring import worker as module
-from rlhf_loop.monitoring.worker import Schedule, Worker
+from rlhf_loop.monitoring.crontab import Schedule
+from rlhf_loop.monitoring.worker import Worker
 from rlhf_loop.registry.runs import begin_run, runs
 from rlhf_loop.store.alarms import alarms, open_alarms, raise_alarm
 from rlhf_loop.store.backup import last_backup, look

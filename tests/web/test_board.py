@@ -10,7 +10,7 @@ import pytest
 from figure_fakes import CURVE, MILESTONE
 from patience import PATIENCE_S
 
-from rlhf_loop.monitoring import Figure
+from rlhf_loop.monitoring.figures.figure import Figure
 from rlhf_loop.web.pages.dashboard import Board
 
 

@@ -21,8 +21,9 @@ from sqlalchemy import Engine, insert
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, RunRecord
-from rlhf_loop.monitoring import Figure, figures
+from rlhf_loop.monitoring import figures
 from rlhf_loop.monitoring.charts import picture
+from rlhf_loop.monitoring.figures.figure import Figure
 from rlhf_loop.registry.runs import begin_run, end_run
 from rlhf_loop.store.alarms import raise_alarm
 from rlhf_loop.store.engine import transaction

@@ -85,7 +85,7 @@ def training(engine: Engine, settings: Settings, now: datetime) -> Iterator[Find
 
 def backup(engine: Engine, settings: Settings, now: datetime) -> Iterator[Finding]:
     """Tell when the last backup was made, and whether the worker should have written one since."""
-    from rlhf_loop.monitoring.worker import Schedule
+    from rlhf_loop.monitoring.crontab import Schedule
     from rlhf_loop.store.backup import last_backup
 
     last, folder = last_backup(engine), settings.shown()["backup_path"]
@@ -119,13 +119,12 @@ def alarms(engine: Engine) -> Iterator[Finding]:
 
 def model(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
     """Tell whether a model serves, and whether it is the one that the registry has as live."""
-    from rlhf_loop import registry
     from rlhf_loop.ranking import is_off
 
     if is_off(settings.model_path):
         text = "it is switched off, so candidates keep their incoming order; rlhf-loop alarms says why, if need be"
         yield fault("model", text, "When it may rank again: rlhf-loop models on")
-    live = registry.live(reached.engine) if reached.engine else None
+    live = _live(reached.engine) if reached.engine else None
     if live is not None and reached.engine is not None:
         yield from _with_live(settings, reached.engine, live)
     elif settings.model_path.exists():
@@ -138,6 +137,12 @@ def model(settings: Settings, reached: DatabaseAccess) -> Iterator[Finding]:
         yield _missing(settings, reached)
 
 
+def _live(engine: Engine) -> Version | None:
+    from rlhf_loop import registry
+
+    return registry.live(engine)
+
+
 def _running(run: RunRecord, now: datetime) -> Finding:
     began = run.started_at or now
     text = f"one is running since {_moment(began)}, for {_lasted(now - began)}"
@@ -148,7 +153,7 @@ def _running(run: RunRecord, now: datetime) -> Finding:
 
 
 def _ended(run: RunRecord, *, waits: bool) -> Finding:
-    from rlhf_loop.monitoring.checks import NO_FAULT
+    from rlhf_loop.registry.schedule import NO_FAULT
 
     text = f"the last one, of {_moment(run.started_at)}, "
     if run.status == "succeeded":
@@ -249,12 +254,12 @@ def _mending(settings: Settings, engine: Engine, file: _File, own: _File, live: 
 
 def _missing(settings: Settings, reached: DatabaseAccess) -> Finding:
     """Return what a missing model is: a matter of time while there is too little to train from, else a fault."""
-    from rlhf_loop import registry
-
     text = f"there is none at {settings.model_path.absolute()} yet (RLHF_MODEL_PATH)"
     later = f"; rlhf-loop train makes it from {MIN_SAMPLES} rated answers, rlhf-loop demo shows how"
     if reached.engine is None:
         return Finding("model", text + later) if reached.new else fault("model", text, _TRAIN)
+    from rlhf_loop import registry
+
     if versions := registry.versions(reached.engine, limit=1):
         newest = versions[0]
         advice = "Rate more and run rlhf-loop retrain, or look at what there is: rlhf-loop models list"

@@ -78,8 +78,8 @@ EXTRAS = {
 }
 #: A random key has more different characters than that, in hexadecimal digits, too.
 _FEWEST_CHARACTERS = 8
-#: Sources whose addresses are settings.
-_OUTSIDE = ("wikipedia", "arxiv")
+#: Sources whose addresses are settings, with these.
+_OUTSIDE = {"wikipedia": {"wikipedia_url", "wikipedia_language"}, "arxiv": {"arxiv_url"}}
 
 
 def software() -> Iterator[Finding]:
@@ -168,23 +168,29 @@ def readable_settings(environ: Mapping[str, str]) -> tuple[Settings, list[Findin
 
 def settings_in_use(settings: Settings) -> Iterator[Finding]:
     """Tell which settings differ from the defaults, by their names, and which values nothing can be made of."""
-    default = Settings()
-    names = [field.name for field in fields(Settings)]
-    other = [name for name in names if getattr(settings, name) != getattr(default, name)]
+    other = _changed(settings)
     changed = listed([PREFIX + name.upper() for name in other]) if other else ""
     yield Finding("settings", f"set to other than the default: {changed}" if changed else "all at their defaults")
-    for check in _checks():
-        try:
-            check(settings)
-        except RlhfLoopError as error:
-            yield from_error("settings", error)
+    for looks_at, check in CHECKS.items():
+        if any(name in looks_at for name in other):
+            try:
+                check(settings)
+            except RlhfLoopError as error:
+                yield from_error("settings", error)
+
+
+def _changed(settings: Settings) -> list[str]:
+    """Return the names of the settings that differ from the defaults."""
+    default = Settings()
+    names = [field.name for field in fields(Settings)]
+    return [name for name in names if getattr(settings, name) != getattr(default, name)]
 
 
 def sources(settings: Settings) -> Iterator[Finding]:
     """Tell where candidates come from, and which of these sources cannot be asked."""
     from rlhf_loop.sources.source import check_entry, sources_from
 
-    entries = settings.sources
+    entries, changed = settings.sources, set(_changed(settings))
     named = ", ".join(entries) or "none, so that no question finds an answer"
     yield Finding("sources", f"{named} (RLHF_SOURCES)")
     for entry, count in Counter(entries).items():
@@ -193,7 +199,7 @@ def sources(settings: Settings) -> Iterator[Finding]:
         try:
             with _only_imported():
                 check_entry(entry)
-            if entry in _OUTSIDE:
+            if changed & _OUTSIDE.get(entry, set()):
                 sources_from(replace(settings, sources=(entry,)), encoder=None)  # nothing is asked yet
         except ConfigError as error:
             yield from_error("sources", error)
@@ -254,8 +260,6 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
 
 def sign_in(settings: Settings) -> Iterator[Finding]:
     """Tell how people sign in, and ask the identity provider whether it is there."""
-    from rlhf_loop.accounts.oidc import Provider
-
     ways = ["by password"] if settings.passwords else []
     if settings.oidc_issuer:
         ways.append(f"by {settings.oidc_issuer} (RLHF_OIDC_ISSUER)")
@@ -264,6 +268,8 @@ def sign_in(settings: Settings) -> Iterator[Finding]:
     yield Finding("sign-in", f"people sign in {listed(ways)}" if ways else "nobody can sign in")
     if not settings.oidc_issuer:
         return
+    from rlhf_loop.accounts.oidc import Provider
+
     # What the settings themselves lack has been told.
     try:
         place = Provider(settings, key=bytes(32)).check()
@@ -275,7 +281,7 @@ def sign_in(settings: Settings) -> Iterator[Finding]:
 
 def worker(settings: Settings, now: datetime) -> Iterator[Finding]:
     """Tell when a running worker looks again whether a retraining is due, and what would keep it from one."""
-    from rlhf_loop.monitoring.worker import Schedule
+    from rlhf_loop.monitoring.crontab import Schedule
 
     schedule = Schedule(settings.worker_schedule)
     at = schedule.after(now)
@@ -301,49 +307,96 @@ def _version(package: str) -> str:
         return "of unknown version"
 
 
-def _checks() -> tuple[Callable[[Settings], object], ...]:
-    """Return what the commands themselves do first with values that are more than a number or a path."""
-    from rlhf_loop.accounts.mail import MailServer
-    from rlhf_loop.answering import experiments
-    from rlhf_loop.answering.service import end_user_scale
-    from rlhf_loop.encoders.shared_vectors import open_shared
-    from rlhf_loop.monitoring.webhook import checked_address
-    from rlhf_loop.ranking import without_model
-    from rlhf_loop.registry.training_run import checked_recipe, checked_weight
-    from rlhf_loop.utils import log_format
+def _language(settings: Settings) -> None:
     from rlhf_loop.utils.languages import language_named
 
-    def sessions_and_limits(settings: Settings) -> None:
-        if missing("serve"):
-            return  # nobody signs in here
-        from rlhf_loop.web.guard import Guard
-        from rlhf_loop.web.process import Database
+    language_named(settings.language)
 
-        Guard(settings, Database(settings))
 
-    def log_lines(settings: Settings) -> None:
-        log_format.check(settings.log_format)
+def _log_lines(settings: Settings) -> None:
+    from rlhf_loop.utils import log_format
 
-    def webhook(settings: Settings) -> None:
-        if settings.alarm_webhook:
-            checked_address(settings.alarm_webhook)
+    log_format.check(settings.log_format)
 
-    def language(settings: Settings) -> None:
-        language_named(settings.language)
 
-    return (
-        language,
-        log_lines,
-        end_user_scale,
-        checked_weight,
-        checked_recipe,
-        experiments.check,
-        sessions_and_limits,
-        without_model,
-        webhook,
-        MailServer.of,
-        open_shared,
-    )
+def _end_users(settings: Settings) -> None:
+    from rlhf_loop.answering.service import end_user_scale
+
+    end_user_scale(settings)
+
+
+def _end_user_weight(settings: Settings) -> None:
+    from rlhf_loop.registry.training_run import checked_weight
+
+    checked_weight(settings)
+
+
+def _recipe(settings: Settings) -> None:
+    from rlhf_loop.registry.training_run import checked_recipe
+
+    checked_recipe(settings)
+
+
+def _experiment(settings: Settings) -> None:
+    from rlhf_loop.answering import experiments
+
+    experiments.check(settings)
+
+
+def _sessions_and_limits(settings: Settings) -> None:
+    if missing("serve"):
+        return  # nobody signs in here
+    from rlhf_loop.web.guard import Guard
+    from rlhf_loop.web.process import Database
+
+    Guard(settings, Database(settings))
+
+
+def _without_model(settings: Settings) -> None:
+    from rlhf_loop.ranking import without_model
+
+    without_model(settings)
+
+
+def _webhook(settings: Settings) -> None:
+    from rlhf_loop.monitoring.webhook import checked_address
+
+    if settings.alarm_webhook:
+        checked_address(settings.alarm_webhook)
+
+
+def _mail(settings: Settings) -> None:
+    from rlhf_loop.accounts.mail import MailServer
+
+    MailServer.of(settings)
+
+
+def _shared_cache(settings: Settings) -> None:
+    from rlhf_loop.encoders.shared_vectors import open_shared
+
+    open_shared(settings)
+
+
+#: What the commands themselves do first with values that are more than a number or a path, by the settings that each
+#: looks at. With all of these at their defaults there is nothing to find, nor a module to load for it.
+CHECKS: Mapping[tuple[str, ...], Callable[[Settings], None]] = {
+    ("language",): _language,
+    ("log_format",): _log_lines,
+    ("end_user_scale",): _end_users,
+    ("end_user_weight",): _end_user_weight,
+    ("recipe",): _recipe,
+    ("experiment_share", "experiment_against", "experiment_interleave"): _experiment,
+    (
+        *("hosts", "rate_limit", "session_hours", "passwords", "second_factor"),
+        *("oidc_issuer", "oidc_client_id", "oidc_client_secret", "oidc_scopes", "oidc_name_claim", "oidc_roles_claim"),
+        *("oidc_recheck_s", "sso_admins", "sso_raters"),
+        *("proxy_user_header", "proxy_groups_header", "proxy_user_from"),
+    ): _sessions_and_limits,
+    ("rerank_without_model",): _without_model,
+    ("alarm_webhook",): _webhook,
+    ("smtp_url", "smtp_from"): _mail,
+    ("cache_url", "cache_timeout_ms", "cache_days"): _shared_cache,
+}
 
 
 @contextmanager
