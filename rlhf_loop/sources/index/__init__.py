@@ -6,7 +6,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.sources.index.lines import IndexLines
 from rlhf_loop.sources.index.store import LANGUAGES, Entry, Hit, Mode, Section, SourceCount, StoredEntry, VectorStore
-from rlhf_loop.utils.extras import require
+from rlhf_loop.utils.extras import require_installed
 from rlhf_loop.utils.languages import language_named
 
 __all__ = [
@@ -57,7 +57,7 @@ def open_store(settings: Settings, *, anew: bool = False) -> VectorStore:
 
         return PgVectorStore(make_engine(settings.database_url), language=language)
     if anew or not absent_index(settings):
-        require("lancedb", "index")
+        require_installed("lancedb", "index")
     from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 
     return LanceDbStore(settings.index_path, language=language)
