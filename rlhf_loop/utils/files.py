@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -50,14 +51,14 @@ class TemporaryFolder:
     """A folder of this process among the temporary files, with a name that begins with `prefix`.
 
     It goes with the block or the object, at the latest with the process. One that a killed process has left goes when
-    the next one of its prefix is made: its lock died with the process.
+    the next one of its prefix is made: its lock died with the process. What others have made there is left alone.
     """
 
     def __init__(self, prefix: str) -> None:
         for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-            # Not ours, or in use.
+            # In use, or gone meanwhile.
             with suppress(OSError):
-                if (left / _LOCK).exists():
+                if _is_own(left) and (left / _LOCK).exists():
                     with FileLock(left / _LOCK, timeout=0):
                         shutil.rmtree(left, ignore_errors=True)
         # It gets its name once it is locked.
@@ -72,6 +73,12 @@ class TemporaryFolder:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
+
+
+def _is_own(folder: Path) -> bool:
+    """Tell whether it is a folder of this user: a link, or what somebody else fills, could lead to any file."""
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and (not hasattr(os, "geteuid") or found.st_uid == os.geteuid())
 
 
 def _remove(folder: Path, lock: FileLock) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 from pathlib import Path
@@ -67,3 +68,25 @@ def test_a_folder_that_a_killed_process_has_left(tmp_path: Path, monkeypatch: py
     with TemporaryFolder("held-"):
         assert not its.exists()
     assert [folder.name for folder in tmp_path.glob("*held-*")] == ["held-by-others"]
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a link nor a folder of another user is looked into, whatever its name: its lock could be any file."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / ".lock").write_text("a file of mine")
+    link = tmp_path / "held-link"
+    link.symlink_to(precious)
+    with TemporaryFolder("held-"):
+        assert link.is_symlink()
+    assert (precious / ".lock").read_text() == "a file of mine"
+    link.unlink()
+    foreign = precious.rename(tmp_path / "held-foreign")
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    with TemporaryFolder("held-"):
+        assert (foreign / ".lock").read_text() == "a file of mine"
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    with TemporaryFolder("held-"):
+        assert not foreign.exists()
