@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from rlhf_loop.accounts import users
 from rlhf_loop.config import Settings
@@ -78,6 +79,15 @@ def recognize(engine: Engine, identity: Identity, *, rules: RoleRules) -> User:
     Raises:
         AccountError: they are nobody's, may not be here, or are not active.
     """
+    try:
+        return _recognize(engine, identity, rules)
+    except (AccountError, IntegrityError):
+        # Of two first sign-ins at one moment (a double click) this may be the later one, whose name is just taken: by
+        # a second look they are known. Whoever may not be here is refused by that one as well.
+        return _recognize(engine, identity, rules)
+
+
+def _recognize(engine: Engine, identity: Identity, rules: RoleRules) -> User:
     said_by = actor(identity)
     with transaction(engine) as connection:
         user = _known(connection, identity)

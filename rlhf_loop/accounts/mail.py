@@ -14,12 +14,12 @@ from urllib.parse import unquote, urlsplit
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError, MailError
+from rlhf_loop.utils.addresses import is_loopback
 
 #: Seconds for each step of a delivery: an admin waits for it.
 TIMEOUT_S = 10.0
 _PORTS = {"smtp": 587, "smtps": 465, "smtp-plain": 25}
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:]*:[0-9a-f:.]*", re.IGNORECASE)
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _VALID = "smtp://USER:PASSWORD@HOST:587, smtps://HOST:465, or smtp-plain://HOST:25 for one in a network of your own"
 
 
@@ -116,7 +116,7 @@ def _connected(server: MailServer) -> smtplib.SMTP:
     connection = smtplib.SMTP(server.host, server.port, timeout=TIMEOUT_S)
     try:
         # A link lets somebody in: nobody on the way may read it. This machine has no way.
-        if server.scheme == "smtp" and (server.user or server.host not in _LOOPBACK):
+        if server.scheme == "smtp" and (server.user or not is_loopback(server.host)):
             connection.starttls(context=context)
     except (smtplib.SMTPException, OSError):
         connection.close()

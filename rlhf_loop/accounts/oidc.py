@@ -23,6 +23,7 @@ import httpx2
 from rlhf_loop.accounts.identities import Identity
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import AccountError, ConfigError, ProviderError
+from rlhf_loop.utils.addresses import is_loopback
 from rlhf_loop.utils.breaker import Breaker
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.timed_transport import EXCHANGE_ERRORS, TimedTransport, all_by
@@ -44,7 +45,6 @@ _LEEWAY_S = 60
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
 _KEY_TYPES = ("RSA", "EC", "OKP")
 _LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 #: Errors of the provider that concern a user, who has to sign in again, and not this service.
 _OF_THE_USER = (
     *("invalid_grant", "interaction_required", "login_required", "consent_required", "account_selection_required"),
@@ -494,7 +494,7 @@ def _is_safe(address: str) -> bool:
         host = parts.hostname
     except ValueError:
         return False
-    safe = parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK)
+    safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
     return bool(host) and safe and not parts.username and not parts.fragment
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import click
 
 from rlhf_loop.cli.common import read_settings
+from rlhf_loop.utils.addresses import is_loopback
 
 if TYPE_CHECKING:
     from rlhf_loop.config import Settings
@@ -60,7 +61,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
 
     settings = replace(settings, review_blind=settings.review_blind or blind)
     own_key = _check_key(settings, host)
-    if not settings.hosts and _is_loopback(host):
+    if not settings.hosts and is_loopback(host):
         # Else a page of somebody's whose name leads to this machine could read all there is.
         settings = replace(settings, hosts=tuple(dict.fromkeys((*_LOOPBACK, host))))
     if not own_key:
@@ -95,19 +96,12 @@ def _check_key(settings: Settings, host: str) -> bool:
             f"RLHF_SECRET_KEY has {len(settings.secret_key)} characters, and fewer than {SHORTEST_KEY} can be "
             f"guessed. {advice}"
         )
-    if not settings.secret_key and not _is_loopback(host):
+    if not settings.secret_key and not is_loopback(host):
         raise ConfigError(
             f"The server would listen on {host}, where others reach it, and RLHF_SECRET_KEY, which signs the sessions "
             f"of whoever signs in, is not set. {advice}"
         )
     return bool(settings.secret_key)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _greeting(settings: Settings, address: tuple[str, int], size: Size, *, own_key: bool) -> Iterator[str]:
@@ -127,7 +121,7 @@ def _greeting(settings: Settings, address: tuple[str, int], size: Size, *, own_k
         share = f"{100 * settings.experiment_share:g} %"
         yield f"Experiment {share} of the questions are {way} {settings.experiment_against}"
     yield f"Database   {database}"
-    if not _is_loopback(host):
+    if not is_loopback(host):
         yield "Note       whoever reaches this port can ask, and rate as an end user; only experts and admins sign in"
         if not settings.hosts:
             yield "Hosts      any name that leads here is answered; set RLHF_HOSTS to those that should"

@@ -34,6 +34,7 @@ from rlhf_loop.config import NEW_KEY, Settings
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import AccountError, ConfigError, DatabaseError, ProviderError
 from rlhf_loop.store.engine import answered, hurried
+from rlhf_loop.utils.addresses import is_loopback, parsed
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.process import Database
 
@@ -417,25 +418,27 @@ class Guard:
             return session.user
         if self.provider.breaker.rest_s():
             return session.user
-        engine = self._database.engine()
         # One request asks, and the others go on with what held: a token for that may be worth one use.
-        if not sessions.take_check(engine, secret, session, keeping=self._keeping, now=now):
+        take_check = partial(sessions.take_check, secret=secret, found=session, keeping=self._keeping, now=now)
+        if not self._note(take_check):
             return session.user
-        end_check = partial(sessions.end_check, engine, secret, keeping=self._keeping, now=now)
+        engine = self._database.engine()
+        end_check = partial(sessions.end_check, secret=secret, keeping=self._keeping, now=now)
         try:
+            # New tokens are waited for with patience: the former ones may be worth nothing any more.
             identity = self.provider.again(
-                proof.tokens, subject=proof.subject, keep=lambda kept: end_check(tokens=kept)
+                proof.tokens, subject=proof.subject, keep=lambda kept: end_check(engine, tokens=kept)
             )
         except ProviderError as error:
             # Who has signed in goes on: the provider's being away says nothing of them.
             logger.warning("%s", error)
-            end_check()
+            self._note(end_check)
             return session.user
         except AccountError:
             sessions.end(engine, secret, keeping=self._keeping, user=session.user)
             return None
         if identity is None:
-            end_check()
+            self._note(end_check)
             return session.user
         return self._reconsidered(session, identity)
 
@@ -487,15 +490,16 @@ class Guard:
         self._down_until = 0.0
         return answer
 
-    def _note(self, note: Callable[[Engine], None]) -> None:
-        """Note a use, if that can be done at once: nobody is kept waiting for it, or sent away."""
+    def _note(self, note: Callable[[Engine], _Result]) -> _Result | None:
+        """Note something, if that can be done at once: nobody is kept waiting for it, or sent away. None if not."""
         if self._timer() < self._no_notes_until:
-            return
+            return None
         try:
-            note(hurried(self._database.engine(), _NOTE_PATIENCE_S))
+            return note(hurried(self._database.engine(), _NOTE_PATIENCE_S))
         except DatabaseError as error:
             self._no_notes_until = self._timer() + _DOWN_S
-            logger.info("The use of a session or token could not be noted: %s", error)
+            logger.info("The use or check of a session or token could not be noted: %s", error)
+            return None
 
     def may_have_app(self) -> bool:
         """Tell whether whoever is signed in may add an app or take it away: the code follows a password only."""
@@ -516,7 +520,7 @@ class Guard:
 
     def _refuse_without_code(self) -> NoReturn:
         if _is_page():
-            abort(redirect(url_for(".account_second_factor"), code=303))
+            abort(redirect(url_for(".account_second_factor", next=way_back()), code=303))
         raise Forbidden(Message("A code of an authenticator app is wanted here. Add one at /account/second-factor."))
 
     def _refuse_nobody(self) -> NoReturn:
@@ -672,12 +676,8 @@ def _checked_proxy(settings: Settings) -> tuple[IPv4Network | IPv6Network, ...]:
 
 
 def _is_of(address: str | None, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
-    try:
-        found = ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return False
-    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-    return any((mapped or found) in network for network in networks)
+    found = parsed(address)
+    return found is not None and any(found in network for network in networks)
 
 
 def _header(name: str) -> str:
@@ -689,28 +689,13 @@ def _header(name: str) -> str:
         return given
 
 
-def is_loopback(address: str | None) -> bool:
-    """Tell whether the address is that of this machine to itself."""
-    try:
-        found = ip_address(address or "")
-    except ValueError:
-        return False
-    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-    return (mapped or found).is_loopback
-
-
 def network(address: str | None) -> str:
     """Return what counts as one address: an IPv4 address, or the network of an IPv6 one."""
-    try:
-        found = ip_address((address or "").partition("%")[0])
-    except ValueError:
+    found = parsed(address)
+    if found is None:
         # A socket of the file system has none.
         return "unknown"
-    if not isinstance(found, IPv6Address):
-        return str(found)
-    if found.ipv4_mapped:
-        return str(found.ipv4_mapped)
-    return str(ip_network((found, _IPV6_BITS), strict=False))
+    return str(ip_network((found, _IPV6_BITS), strict=False)) if isinstance(found, IPv6Address) else str(found)
 
 
 def visitor() -> str:

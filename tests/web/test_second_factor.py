@@ -146,7 +146,7 @@ def test_it_may_be_wanted(sqlite_engine: Engine, wanted: str, of_rita: bool) -> 
     rita, ada = site.browser(site.rita), site.browser(site.ada)
     assert (rita.get("/account").status_code == 303) is of_rita
     for path in ("/admin", "/account", "/review", "/admin/tokens"):
-        assert ada.get(path).headers["Location"] == PAGE
+        assert ada.get(path).headers["Location"] == f"{PAGE}?next={path}"
     rating, token = {"interaction_id": "0" * 32, "rating": 5}, {"X-Form-Token": ada.form_token(PAGE)}
     refused = ada.client.post("/data/ratings", json=rating, headers=token)
     assert "authenticator" in refused.json["detail"]
@@ -154,12 +154,29 @@ def test_it_may_be_wanted(sqlite_engine: Engine, wanted: str, of_rita: bool) -> 
     link = f"/welcome/{links.invite(sqlite_engine, 'ada', actor='test')}"
     by_link = site.browser()
     by_link.post(link, {"password": PASSWORD, "again": PASSWORD}, page=link)
-    assert by_link.get("/admin").headers["Location"] == PAGE
+    assert by_link.get("/admin").headers["Location"] == f"{PAGE}?next=/admin"
     _, codes = add_app(by_link)
     assert by_link.get("/admin").status_code == 200
     removed = by_link.post(f"{PAGE}/remove", {"code": codes[0]}, page=PAGE)
     assert removed.status_code == 303
     assert "Add another one to go on" in by_link.get(PAGE).text
+
+
+def test_the_page_that_was_wanted(sqlite_engine: Engine) -> None:
+    """Once the app is added, the recovery codes lead on to it, through a wrong code too, and to no other host."""
+    site = Site(sqlite_engine, second_factor="everybody")
+    rita = site.browser(site.rita)
+    asked = rita.get("/review?lang=de").headers["Location"]
+    page = rita.get(asked).text
+    assert 'name="next" value="/review?lang=de"' in page
+    app = pyotp.TOTP(secret_on(rita))
+    wrong = rita.post(PAGE, {"code": "123456x", "next": "/review?lang=de"}, page=asked)
+    assert (wrong.status_code, 'name="next" value="/review?lang=de"' in wrong.text) == (422, True)
+    added = rita.post(PAGE, {"code": app.now(), "next": "/review?lang=de"}, page=asked)
+    assert 'href="/review?lang=de">' in added.text
+    ada = site.browser(site.ada)
+    elsewhere = ada.post(PAGE, {"code": pyotp.TOTP(secret_on(ada)).now(), "next": "//example.org/"}, page=PAGE)
+    assert 'class="button" href="/account"' in elsewhere.text
 
 
 def test_a_key_seen_in_another_session(site: Site) -> None:

@@ -6,8 +6,12 @@ import base64
 import hashlib
 import json
 import re
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,12 +22,13 @@ from identity_provider import CLIENT, THE_PROVIDERS_OWN, IdentityProvider, ident
 from joserfc.jwk import RSAKey
 from patience import PATIENCE_S
 from people_fakes import PASSWORD, Browser, Site, actions
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from werkzeug.test import TestResponse
 
 from rlhf_loop.accounts import links, sessions, users
+from rlhf_loop.accounts.identities import Identity, RoleRules, recognize
 from rlhf_loop.accounts.oidc import Provider
-from rlhf_loop.domain import UserRole
+from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.store import audit
 from rlhf_loop.web import create_app
@@ -470,6 +475,43 @@ def test_one_request_asks(site: Site, provider: IdentityProvider) -> None:
     sessions.end_check(site.engine, cookie.value, keeping=keeping, now=now)
     assert is_in(browser)
     assert len(provider.asked("/oauth2/token")) == before + 1
+
+
+def test_a_check_that_cannot_be_noted(site: Site, provider: IdentityProvider) -> None:
+    """While others hold SQLite's lock, a session goes on with what held, and the provider is asked later."""
+    browser = sign_in(site, provider, "s-1")
+    before = len(provider.asked("/oauth2/token"))
+    with closing(sqlite3.connect(str(site.engine.url.database), isolation_level=None)) as others:
+        others.execute("BEGIN IMMEDIATE")
+        assert is_in(browser)
+        assert is_in(browser)
+        assert len(provider.asked("/oauth2/token")) == before
+    # A process that has not met the lock: the other one leaves the database alone for some seconds.
+    browser.client.application = site.another_process()
+    assert is_in(browser)
+    assert len(provider.asked("/oauth2/token")) == before + 1
+
+
+def test_two_first_sign_ins_at_one_moment(
+    engine: Engine, provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are the one user that the first of them adds."""
+    rules = RoleRules.of(Site(engine, **provider.settings()).settings)
+    identity = Identity(issuer=provider.issuer, subject="s-2", name="max", groups=frozenset({"experts"}))
+    both, add = threading.Barrier(2), users.add_hashed
+
+    def together(connection: Connection, name: str, **how: Any) -> User:
+        if engine.dialect.name == "postgresql":
+            # SQLite has one who writes at a time.
+            both.wait(PATIENCE_S)
+        return add(connection, name, **how)
+
+    monkeypatch.setattr(users, "add_hashed", together)
+    with ThreadPoolExecutor(2) as threads:
+        signed_in = [threads.submit(recognize, engine, identity, rules=rules) for _ in range(2)]
+        first, second = (each.result() for each in signed_in)
+    assert (first.id, first.name) == (second.id, "max")
+    assert actions(engine).count("user.added") == 4
 
 
 def test_tokens_that_count_once(site: Site, provider: IdentityProvider) -> None:

@@ -53,9 +53,8 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
             )
         except AccountError as error:
             return refused(_code_page(guard, error=str(error)), error)
-        way = local_path(request.form.get("next", ""))
         end_session(database, guard)
-        return forget_cookie(guard.begin(led_to(way or first_page()), begun.user, begun.secret), own_cookie(HALF))
+        return forget_cookie(guard.begin(led_to(_way() or first_page()), begun.user, begun.secret), own_cookie(HALF))
 
     @web.get("/account/second-factor")
     @html_errors
@@ -84,7 +83,7 @@ def add_routes(web: Blueprint, database: Database, guard: Guard) -> None:
             proof=sessions.Proof(sessions.Method.CODE),
         )
         response = guard.begin(make_response(), begun.user, begun.secret)
-        shown = page("recovery_codes.html", guard, codes=codes)
+        shown = page("recovery_codes.html", guard, codes=codes, way=_way())
         response.set_data(shown.get_data())
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -126,8 +125,12 @@ def _user(guard: Guard) -> User:
 
 
 def _code_page(guard: Guard, *, error: str = "") -> Response:
-    way = local_path(request.values.get("next", ""))
-    return page("code.html", guard, way=way, error=error)
+    return page("code.html", guard, way=_way(), error=error)
+
+
+def _way() -> str | None:
+    """Return where the person wanted to go before the code came in between."""
+    return local_path(request.values.get("next", ""))
 
 
 def _account_page(database: Database, guard: Guard, user: User, *, error: str = "") -> Response:
@@ -142,5 +145,6 @@ def _account_page(database: Database, guard: Guard, user: User, *, error: str = 
         has=has,
         enrollment=enrollment,
         wanted=guard.wants_code(user),
+        way=_way(),
         error=error,
     )
