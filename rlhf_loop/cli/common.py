@@ -6,6 +6,7 @@ import errno
 import getpass
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from rlhf_loop.config import Settings, Variables
     from rlhf_loop.encoders.cluster import EncoderCluster
+
+logger = logging.getLogger(__name__)
 
 #: What a command keeps of its settings, in click's context.
 _ENV_FILE, _FOUND = "rlhf_loop.env_file", "rlhf_loop.found"
@@ -178,8 +181,12 @@ def cluster_of(
         yield EncoderCluster(settings, address, workers or 0)
 
 
-def find_settings() -> Variables:
-    """Find what gives settings their values, once a command, and say on stderr what files were found.
+def _on_stderr(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def find_settings(say: Callable[[str], None] = _on_stderr) -> Variables:
+    """Find what gives settings their values, once a command, and say what files were found.
 
     What files add is then in the environment: of this process, and of those that it starts.
     """
@@ -195,7 +202,7 @@ def find_settings() -> Variables:
         context.find_root().call_on_close(partial(os.environ.pop, name, None))
     for file, names in found.by_file().items():
         if env_file is None or file != env_file.absolute():
-            click.echo(f"Settings from {file}: {listed(names)}.", err=True)
+            say(f"Settings from {file}: {listed(names)}.")
     return found
 
 
@@ -209,6 +216,25 @@ def read_settings() -> Settings:
     from rlhf_loop.config import Settings
 
     return Settings.from_env(find_settings().environ)
+
+
+def read_settings_for_log() -> Settings:
+    """Read the settings of a command that logs, and configure its log, in which then stands what files were found."""
+    from rlhf_loop.config import Settings
+    from rlhf_loop.utils import log_format
+
+    lines: list[str] = []
+    found = find_settings(lines.append)
+    try:
+        settings = Settings.from_env(found.environ)
+        log_format.configure(settings.log_format)
+    except RlhfLoopError:
+        for line in lines:
+            _on_stderr(line)
+        raise
+    for line in lines:
+        logger.info("%s", line)
+    return settings
 
 
 def open_ratings() -> Engine:

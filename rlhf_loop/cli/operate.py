@@ -25,6 +25,7 @@ from rlhf_loop.cli.common import (
     print_json,
     progress_bar,
     read_settings,
+    read_settings_for_log,
     working,
 )
 from rlhf_loop.utils.extras import require
@@ -53,13 +54,11 @@ def worker(once: bool) -> None:
     (RLHF_LOG_FORMAT).
     """
     from rlhf_loop.monitoring.worker import Worker
-    from rlhf_loop.utils import log_format
 
-    settings = read_settings()
+    settings = read_settings_for_log()
     require("sklearn", "serve")  # before an alarm needs it, in the night
     retrain = [sys.executable, "-m", "rlhf_loop", "retrain", "--if-due"]
     worker = Worker(settings, retrain=retrain, index=lambda: _index_lines(settings))
-    log_format.configure(settings.log_format)
     logger = logging.getLogger(__name__)
     with _stopped_by_signals(worker.stop):
         if once:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from rlhf_loop.cli.common import read_settings
+from rlhf_loop.cli.common import read_settings_for_log
 from rlhf_loop.utils.addresses import is_loopback
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
     Needs no model and no index to begin with. SIGTERM lets the running requests finish, for 30 seconds at most. Logs go
     to stderr: text at a terminal, elsewhere a line of JSON each (RLHF_LOG_FORMAT).
     """
-    settings = read_settings()
+    settings = read_settings_for_log()
     if sys.platform == "win32":
         from rlhf_loop.errors import ConfigError
 
@@ -56,7 +56,6 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
         )
     from rlhf_loop.answering import AnswerService
     from rlhf_loop.config import MADE_UP, SHORTEST_KEY
-    from rlhf_loop.utils import log_format
     from rlhf_loop.web.server import server
 
     settings = replace(settings, review_blind=settings.review_blind or blind)
@@ -74,7 +73,6 @@ def serve(host: str, port: int, workers: int | None, threads: int, blind: bool) 
     cores = server.cores()
     size = server.Size(workers or server.default_workers(cores), threads)
     listener = server.listen(host, port)
-    log_format.configure(settings.log_format)
     for line in _greeting(settings, listener.getsockname()[:2], size, own_key=own_key):
         click.echo(line)
     sys.stdout.flush()

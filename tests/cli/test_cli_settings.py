@@ -88,3 +88,13 @@ def test_a_command_beside_a_service(tmp_path: Path, postgres_url: str) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "is ready" in done.stdout
+
+
+def test_the_files_stand_in_the_log_of_a_service(tmp_path: Path) -> None:
+    """Where logs are lines of JSON, what a program reads there has no other line."""
+    (tmp_path / ".env").write_text("RLHF_PROXIES=1\n")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("RLHF_")}
+    command = [sys.executable, "-m", "rlhf_loop", "worker", "--once"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    said = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert f"Settings from {tmp_path / '.env'}: RLHF_PROXIES." in [line["message"] for line in said]
