@@ -51,7 +51,7 @@ class TemporaryFolder:
     """A folder of this process among the temporary files, with a name that begins with `prefix`.
 
     It goes with the block or the object, at the latest with the process. One that a killed process has left goes when
-    the next one of its prefix is made: its lock died with the process. What others have made there is left alone.
+    the next one of its prefix is made: its lock died with the process. What others have made there stays.
     """
 
     def __init__(self, prefix: str) -> None:

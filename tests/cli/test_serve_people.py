@@ -19,7 +19,8 @@ from people_fakes import PASSWORD
 from server_process import Server
 
 from rlhf_loop.cli import main
-from rlhf_loop.cli.serve import _in_links, _is_loopback
+from rlhf_loop.cli.serve import _in_links
+from rlhf_loop.utils.addresses import is_loopback
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork")
 #: Its fixtures, here too.
@@ -71,6 +72,7 @@ def test_settings_that_cannot_be_are_refused_at_the_start(
         ("127.1.2.3", True),
         ("::1", True),
         ("localhost", True),
+        ("::ffff:127.0.0.1", True),
         ("0.0.0.0", False),
         ("::", False),
         ("192.168.1.2", False),
@@ -80,7 +82,7 @@ def test_settings_that_cannot_be_are_refused_at_the_start(
 )
 def test_what_only_this_machine_reaches(host: str, loopback: bool) -> None:
     """Anything else is taken for a place that others reach."""
-    assert _is_loopback(host) == loopback
+    assert is_loopback(host) == loopback
 
 
 @pytest.mark.parametrize(
