@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,6 +54,17 @@ def megabytes(of: str) -> float:
     status = Path("/proc/self/status").read_text()
     found = re.search(rf"{of}:\s*(\d+)", status)
     return int(found[1]) * 1024 / 1e6 if found else float("nan")
+
+
+def processor_s(pid: int) -> float:
+    """Return the seconds that a process and its descendants have computed for, with those that it has waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    total = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # A thread or a process may end meanwhile.
+        with suppress(OSError):
+            total += sum(processor_s(int(child)) for child in (task / "children").read_text().split())
+    return total
 
 
 def say(text: str) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import socket
@@ -48,7 +47,7 @@ from rlhf_loop.sources.index.indexing import check_files, index_files
 from rlhf_loop.sources.index.lancedb_store import TABLE, LanceDbStore
 from rlhf_loop.utils.extras import require
 from tools.bench.synthesis import WordMeans, words_of_sample
-from tools.report import say
+from tools.report import megabytes, processor_s, say
 
 #: Candidates of a question, and words of each.
 _CANDIDATES, _WORDS = 10, (20, 60)
@@ -90,7 +89,7 @@ class _Watched(Ranker):
         if self._count % 100 == 1:
             folder = self._settings.cache_dir
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"peak-{os.getpid()}").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+            (folder / f"peak-{os.getpid()}").write_text(str(megabytes("VmHWM")))
         return super().ranking(query, candidates, pointwise=pointwise)
 
 
@@ -134,7 +133,7 @@ def drive(source: str, output: str, folder: str, engine: str, workers: str, addr
         part_rows=_part_rows(pq.read_metadata(source).num_rows),
         make_ranker=synthetic_ranker,
     )
-    print(report.known_rows, report.rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # noqa: T201
+    print(report.known_rows, report.rows, round(megabytes("VmHWM")))  # noqa: T201
 
 
 def _part_rows(count: int) -> int:
@@ -198,10 +197,13 @@ class _Runs:
         shutil.rmtree(output, ignore_errors=True)
         say(what)
         options["part_rows"] = _part_rows(pq.read_metadata(source).num_rows)
+        before = processor_s(os.getpid())
         report = score_dataset(source, output, **options)
-        self.same(
-            what, source, output, f"{report.rows / report.seconds:,.0f} candidates a second, {report.seconds:.0f} s"
-        )
+        taken = processor_s(os.getpid()) - before
+        said = f"{report.rows / report.seconds:,.0f} candidates a second, {report.seconds:.0f} s"
+        # What a process that was killed had taken is lost.
+        said += "" if "progress" in options else f", {taken:,.0f} s of the processor"
+        self.same(what, source, output, said)
         return report
 
     def same(self, what: str, source: Path, output: Path, said: str) -> None:
@@ -404,9 +406,9 @@ def _memory(runs: _Runs, count: int) -> None:
                     source, folder / "out", folder, engine=engine, workers=2, address=cluster.address if cluster else ""
                 )
                 found = subprocess.run(command, capture_output=True, text=True, check=True)
-            driver = int(found.stdout.split()[-1]) / 1024
-            peaks = [int(file.read_text()) / 1024 for file in (folder / "cache").glob("peak-*")]
-            size = (sum(map(_size, (folder / "out").glob("part-*")))) / 2**20
+            driver = int(found.stdout.split()[-1])
+            peaks = [float(file.read_text()) for file in (folder / "cache").glob("peak-*")]
+            size = (sum(map(_size, (folder / "out").glob("part-*")))) / 1e6
             said = f"driver {driver:,.0f} MB, worker {max(peaks):,.0f} MB, result {size:,.0f} MB"
             runs.told(f"memory, {engine}, {rows:,} candidates", True, said)
 

@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tools.report import processor_s
+
 if TYPE_CHECKING:
     from flask import Flask
 
@@ -316,16 +318,6 @@ def _megabytes(pid: int) -> float:
     return total
 
 
-def _cpu_s(pid: int) -> float:
-    """Return the seconds that a process and its descendants have computed for."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    total = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            total += _cpu_s(int(child))
-    return total
-
-
 def _lost_at_stop(process: subprocess.Popen[bytes], port: int) -> str:
     """Stop it while clients ask without a pause; return how many requests that were sent got no answer."""
 
@@ -377,10 +369,10 @@ def _measure(name: str, connections: int, root: Path) -> dict[str, str]:
         status, seconds, _ = _ask(port, HEAD, 20)
         row["half a head after"] = f"{status or 'closed'}, {seconds:.0f} s" if seconds < 19 else "20 s: nothing"
         row["/healthz a second"] = f"{median(_rate(port, _ALIVE) for _ in range(3)):,.0f}"
-        before, rates = _cpu_s(process.pid), [_rate(port, _PAGE) for _ in range(3)]
+        before, rates = processor_s(process.pid), [_rate(port, _PAGE) for _ in range(3)]
         row["pages a second"] = f"{median(rates):,.0f}"
         # Says more than the rate where the machine has other things to do.
-        spent, pages = _cpu_s(process.pid) - before, _LOAD_S * sum(rates)
+        spent, pages = processor_s(process.pid) - before, _LOAD_S * sum(rates)
         row["CPU of a page, ms"] = f"{1e3 * spent / pages:.2f}" if sum(rates) >= 1 else "none"
         row["memory afterwards, MB"] = f"{_megabytes(process.pid):.0f}"
         row["stop under load"] = _lost_at_stop(process, port)

@@ -12,8 +12,8 @@ from math import isfinite
 from statistics import median
 from typing import TYPE_CHECKING
 
-from sqlalchemy import select
-from sqlalchemy.engine import Engine
+from sqlalchemy import Subquery, func, select
+from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.domain import Interval, ReviewerRole
 from rlhf_loop.store.engine import reading
@@ -120,19 +120,21 @@ def agreement(
     """
     import numpy as np
 
-    by_answer = _newest(engine, most=MOST_REVIEWS)
-    shared = [[rating for _, rating, _ in reviews] for reviews in by_answer.values() if len(reviews) > 1]
     rng = np.random.default_rng(seed)
-    alpha, interval, reason = _alpha(shared, rng)
-    names = sorted({reviewer for reviews in by_answer.values() for reviewer, _, _ in reviews})
-    wanted = [name for name in names if (name > after if of is None else name == of)]
-    chosen = wanted[:limit]
+    newest = _newest(MOST_REVIEWS)
+    with reading(engine) as connection:
+        counts, _ = _shared(connection, newest)
+        names = sorted(connection.execute(select(newest.c.reviewer).distinct()).scalars())
+        wanted = [name for name in names if (name > after if of is None else name == of)]
+        chosen = wanted[:limit]
+        by_answer = _reviews(connection, newest, None if chosen == names else chosen)
+    alpha, interval, reason = _alpha(counts, rng)
     return Agreement(
         alpha=alpha,
         interval=interval,
         reason=reason,
-        answers=len(shared),
-        reviews=sum(map(len, shared)),
+        answers=len(counts),
+        reviews=int(counts.sum()),
         raters=_reports(by_answer.values(), chosen, rng, drifts=drifts),
         next=chosen[-1] if len(wanted) > len(chosen) else None,
     )
@@ -142,15 +144,15 @@ def agreement_by_month(engine: Engine, *, seed: int = 0) -> list[MonthPoint]:
     """Measure how far the experts agreed in each month with shared answers, the oldest first."""
     import numpy as np
 
-    months: dict[date, list[list[int]]] = {}
-    for reviews in _newest(engine, most=_OF_ALL_MONTHS).values():
-        if len(reviews) > 1:
-            last = max(reviewed_at for _, _, reviewed_at in reviews).astimezone(UTC)
-            months.setdefault(last.date().replace(day=1), []).append([rating for _, rating, _ in reviews])
+    with reading(engine) as connection:
+        counts, last = _shared(connection, _newest(_OF_ALL_MONTHS))
+    months: dict[date, list[int]] = {}
+    for answer, reviewed_at in enumerate(last):
+        months.setdefault(reviewed_at.date().replace(day=1), []).append(answer)
     rng = np.random.default_rng(seed)
     points = []
     for start in sorted(months)[-MONTHS:]:
-        shared = months[start]
+        shared = counts[months[start]]
         alpha, interval, _ = _alpha(shared, rng) if len(shared) >= ENOUGH_SHARED else (None, None, None)
         if alpha is not None and interval is None:
             interval = Interval(alpha, float("nan"), float("nan"))
@@ -158,44 +160,70 @@ def agreement_by_month(engine: Engine, *, seed: int = 0) -> list[MonthPoint]:
     return points
 
 
-def _newest(engine: Engine, *, most: int) -> dict[int, list[tuple[str, int, datetime]]]:
-    """Return the reviews of each answer: reviewer, rating, time."""
+def _newest(most: int) -> Subquery:
+    """Select the newest reviews by experts."""
     wanted = (
-        select(Review.interaction_key, Review.reviewer, Review.rating, Review.reviewed_at)
+        select(Review.interaction_key.label("answer"), Review.reviewer, Review.rating, Review.reviewed_at)
         .where(Review.role == ReviewerRole.EXPERT)
         .order_by(Review.id.desc())
         .limit(most)
     )
+    return wanted.subquery()
+
+
+def _shared(connection: Connection, newest: Subquery) -> tuple[NDArray[np.int64], list[datetime]]:
+    """Return how often each answer with several of these reviews got each grade, and when it got the last of them.
+
+    The database counts: most answers have one review, and a page would wait for Python to read them all.
+    """
+    import numpy as np
+
+    each = [func.count().filter(newest.c.rating == grade) for grade in range(1, _GRADES + 1)]
+    wanted = (
+        select(func.max(newest.c.reviewed_at), *each)
+        .group_by(newest.c.answer)
+        .having(func.count() > 1)
+        .order_by(newest.c.answer)
+    )
+    last, counts = list[datetime](), list[tuple[int, ...]]()
+    for reviewed_at, *grades in connection.execute(wanted, execution_options={"yield_per": 5000}):
+        last.append(reviewed_at)
+        counts.append(tuple(grades))
+    return np.asarray(counts, dtype=np.int64).reshape(len(counts), _GRADES), last
+
+
+def _reviews(
+    connection: Connection, newest: Subquery, chosen: Sequence[str] | None
+) -> dict[int, list[tuple[str, int, datetime]]]:
+    """Return reviewer, rating and time of the reviews of each answer that one of the chosen raters reviewed."""
+    wanted = select(newest)
+    if chosen is not None:
+        theirs = newest.alias("theirs")
+        wanted = wanted.where(newest.c.answer.in_(select(theirs.c.answer).where(theirs.c.reviewer.in_(chosen))))
     by_answer: dict[int, list[tuple[str, int, datetime]]] = {}
-    with reading(engine) as connection:
-        for id, reviewer, rating, reviewed_at in connection.execute(wanted, execution_options={"yield_per": 5000}):
-            by_answer.setdefault(id, []).append((reviewer, rating, reviewed_at))
+    for answer, reviewer, rating, reviewed_at in connection.execute(wanted, execution_options={"yield_per": 5000}):
+        by_answer.setdefault(answer, []).append((reviewer, rating, reviewed_at))
     return by_answer
 
 
 # --- Alpha -----------------------------------------------------------------------------------------------------------
 
 
-def _alpha(
-    shared: Sequence[Sequence[int]], rng: np.random.Generator
-) -> tuple[float | None, Interval | None, str | None]:
+def _alpha(counts: NDArray[np.int64], rng: np.random.Generator) -> tuple[float | None, Interval | None, str | None]:
     import numpy as np
 
-    if not shared:
+    if not len(counts):
         return None, None, Message("No answer has been rated by two experts yet.")
-    if len({rating for ratings in shared for rating in ratings}) == 1:
+    given = np.flatnonzero(counts.any(axis=0)) + 1
+    if len(given) == 1:
         same = Message(
-            "All shared ratings are {grade}: where nothing differs, agreement has no measure.", grade=shared[0][0]
+            "All shared ratings are {grade}: where nothing differs, agreement has no measure.", grade=int(given[0])
         )
         return None, None, same
-    counts = np.zeros((len(shared), _GRADES), dtype=np.int64)
-    for row, ratings in enumerate(shared):
-        for rating in ratings:
-            counts[row, rating - 1] += 1
     patterns, times = np.unique(counts, axis=0, return_counts=True)
     # To draw answers is to draw how often each pattern of ratings comes up, and there are few of them however many
     # answers there are.
-    drawn = rng.multinomial(len(shared), times / len(shared), size=_RESAMPLES)
+    drawn = rng.multinomial(len(counts), times / len(counts), size=_RESAMPLES)
     alpha, *resampled = alphas(patterns, np.vstack([times, drawn])).tolist()
     resampled = [value for value in resampled if isfinite(value)]
     if len(resampled) < _RESAMPLES / 2:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import and_, delete, extract, func, select, update
+from sqlalchemy import and_, delete, extract, func, or_, select, update
 from sqlalchemy.engine import Connection, Engine, Row
 
 from rlhf_loop import domain
@@ -39,6 +39,8 @@ MOST_TO_DECIDE = 100
 State = Literal["pending", "approved", "rejected"]
 
 _DECIDED = and_(CorrectionDecision.review_id == Review.id, CorrectionDecision.correction == Review.correction)
+#: As the index of these has it.
+_PENDING = and_(Review.correction.is_not(None), or_(Review.decided.is_(None), Review.decided != Review.correction))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ def corrections(
     if ids is not None:
         wanted = wanted.where(Review.id.in_([id for id in ids if id <= LARGEST_ID]))
     if state == "pending":
-        wanted = wanted.where(CorrectionDecision.review_id.is_(None))
+        wanted = wanted.where(_PENDING)
     elif state is not None:
         wanted = wanted.where(CorrectionDecision.approved.is_(state == "approved"))
     with reading(engine) as connection:
@@ -340,10 +342,10 @@ def to_decide(engine: Engine) -> ToDecide:
         def count(wanted: Any) -> int:
             return connection.execute(select(func.count()).select_from(wanted.limit(most).subquery())).scalar_one()
 
-        pending = select(Review.id).join(CorrectionDecision, _DECIDED, isouter=True)
-        pending = pending.where(Review.correction.is_not(None), CorrectionDecision.approved.is_(None))
         return ToDecide(
-            corrections=count(pending), flags=count(select(Review.id).where(Review.harmful)), nobodys_field=nobodys
+            corrections=count(select(Review.id).where(_PENDING)),
+            flags=count(select(Review.id).where(Review.harmful)),
+            nobodys_field=nobodys,
         )
 
 

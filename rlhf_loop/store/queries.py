@@ -8,13 +8,13 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import eq, ge, gt, le, lt
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, literal_column, or_, select, union
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, literal_column, or_, select, tuple_, union
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop import domain
@@ -35,7 +35,9 @@ from rlhf_loop.store.tables import (
 #: Entries of a page at most.
 LONGEST_PAGE = 100
 _CHECK_BYTES = 8
-#: Numbers of interactions that a search reads first; then twice as many, and so on.
+#: Bytes of a number, and of a time with a number.
+_PLACE_BYTES = (8, 12)
+#: Interactions that a search reads first; then twice as many, and so on.
 _FIRST_STEP = 1000
 _SEARCHED = re.compile(r'"([^"]+)"|([^\s"]+)')
 _MOST_SEARCHED = 8
@@ -62,6 +64,11 @@ class Filters:
     harmful: bool | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+
+    @property
+    def by_time(self) -> bool:
+        """Whether they ask for a time: then what they find comes in its order, else in that of the recording."""
+        return self.created_after is not None or self.created_before is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +118,14 @@ class ReviewPage:
 def interactions(
     engine: Engine, filters: Filters = Filters(), *, limit: int = 20, cursor: str | None = None
 ) -> InteractionPage:
-    """Return a page. What comes while somebody turns the pages moves none of them: it would be before the first.
+    """Return a page. What comes while somebody turns the pages moves none of them.
 
     Where hardly anything fulfils the filters, it ends early, as a search does, and may be empty with a next one.
 
     Raises:
         ValueError: the cursor is not valid, or of other filters.
     """
-    of = _fingerprint("interactions", *map(str, astuple(filters)))
+    of = _fingerprint("interactions by time" if filters.by_time else "interactions", *map(str, astuple(filters)))
     found = search(engine, filters, before=None if cursor is None else _position(cursor, of), limit=limit)
     return InteractionPage(found.interactions, None if found.before is None else _cursor(found.before, of))
 
@@ -147,40 +154,75 @@ def search(
 ) -> SearchResult:
     """Look for interactions that hold all words: in question, answer, newest comment or correction, in either case.
 
-    What stands in quotation marks is one word. Nothing of it has an index: rows are read from the newest on, a range of
-    numbers at a time, and no further range is begun after so many seconds; so a search takes no longer in a large
-    database, and writing costs nothing.
+    What stands in quotation marks is one word. Words have no index: rows are read from the newest on, a range of them
+    at a time, and no further range is begun after so many seconds; so a search takes no longer in a large database, and
+    writing costs next to nothing. Times have one: with them the order is that of time, and `before` a place in it.
     """
     started = clock()
     every = [each[0] or each[1] for each in _SEARCHED.findall(words)][:_MOST_SEARCHED]
-    wanted = _filtered(select(*_columns()), filters).order_by(Interaction.id.desc())
+    order = [Interaction.created_at, Interaction.id] if filters.by_time else [Interaction.id]
+    place, newest_first = tuple_(*order), [column.desc() for column in order]
+    wanted = _filtered(select(*_columns()), filters).order_by(*newest_first)
+    within = _filtered(select(*order), Filters(created_after=filters.created_after)).order_by(*newest_first).limit(1)
     if reviewer is not None:
         wanted = wanted.where(exists().where(Review.interaction_key == Interaction.id, Review.reviewer == reviewer))
+    upper = _place(before, filters)
+    found: list[Row[Any]] = []
+    # What an index finds by itself needs no ranges.
+    step = None if filters.candidate_group is not None or filters.harmful else _FIRST_STEP
     with reading(engine) as connection:
         ignoring_case = "ilike" if connection.dialect.name == "postgresql" else "like"
         for word in every:
             holding = (getattr(column, ignoring_case)(_pattern(word), escape="\\") for column in _TEXTS)
             wanted = wanted.where(or_(*holding))
-        oldest, newest = connection.execute(first_and_last()).one()
-        upper = min(before or LARGEST_ID, (newest or 0) + 1)
-        found: list[Row[Any]] = []
-        # What an index finds by itself needs no ranges.
-        step = upper if filters.candidate_group is not None or filters.harmful else _FIRST_STEP
         lasted = before_that = 0.0
-        while oldest is not None and upper > oldest and lasted < seconds:
-            lower = max(upper - step, 0)
-            missing = limit + 1 - len(found)
-            rows = connection.execute(
-                wanted.where(Interaction.id >= lower, Interaction.id < upper).limit(missing)
-            ).all()
+        while lasted < seconds:
+            of_range, missing, lower = wanted.where(place < upper), limit + 1 - len(found), None
+            if step is not None:
+                lower = connection.execute(within.where(place < upper).offset(step - 1)).one_or_none()
+            if lower is not None:
+                of_range = of_range.where(place >= tuple(lower))
+            rows = connection.execute(of_range.limit(missing)).all()
             found += [row for row in rows if _holds(row, every)]
             if len(found) > limit:
-                return SearchResult(tuple(map(_entry, found[:limit])), found[limit - 1].row_id)
-            upper = rows[-1].row_id if len(rows) == missing else lower
+                return SearchResult(tuple(map(_entry, found[:limit])), _number(_place_of(found[limit - 1], filters)))
+            if len(rows) == missing:
+                upper = _place_of(rows[-1], filters)
+            elif lower is None:
+                return SearchResult(tuple(map(_entry, found)), None)
+            else:
+                upper = tuple(lower)
             before_that, lasted = lasted, clock() - started
             # Not so many that the last range would take long itself.
-            step *= 2 if lasted - before_that < seconds / 8 else 1
-    return SearchResult(tuple(map(_entry, found)), upper if oldest is not None and upper > oldest else None)
+            if step is not None and lasted - before_that < seconds / 8:
+                step *= 2
+    return SearchResult(tuple(map(_entry, found)), _number(upper))
+
+
+# A place in the order of a search is an interaction's number, with its time before it where the order is that of time.
+# To others it is one number, with the interaction's in its lowest bits.
+
+_BITS = LARGEST_ID.bit_length()
+_START, _END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def _place(before: int | None, filters: Filters) -> tuple[Any, ...]:
+    if not filters.by_time:
+        return (min(before or LARGEST_ID, LARGEST_ID),)
+    if before is None:
+        return (filters.created_before or _END, 0)
+    time, id = divmod(before, 1 << _BITS)
+    return (_START + min(time, (_END - _START) // _MICROSECOND) * _MICROSECOND, id)
+
+
+def _place_of(row: Row[Any], filters: Filters) -> tuple[Any, ...]:
+    return (row.created_at, row.row_id) if filters.by_time else (row.row_id,)
+
+
+def _number(place: tuple[Any, ...]) -> int:
+    *time, id = place
+    return int(id) + (((time[0] - _START) // _MICROSECOND) << _BITS if time else 0)
 
 
 def first_and_last(*where: ColumnElement[bool]) -> Select[Any]:
@@ -419,7 +461,7 @@ def _reviews(connection: Connection, key: int, id: str, *, limit: int, cursor: s
     wanted = select(Review.id.label("row_id"), *REVIEW_COLUMNS).where(Review.interaction_key == key)
     wanted = wanted.order_by(Review.id.desc()).limit(limit + 1)
     if cursor is not None:
-        wanted = wanted.where(Review.id < _position(cursor, of))
+        wanted = wanted.where(Review.id < min(_position(cursor, of), LARGEST_ID))
     rows = connection.execute(wanted).all()
     return ReviewPage(tuple(map(review_of, rows[:limit])), _next(rows, limit, of))
 
@@ -459,7 +501,7 @@ def _next(rows: Sequence[Row[Any]], limit: int, of: bytes) -> str | None:
 
 
 def _cursor(position: int, of: bytes) -> str:
-    return urlsafe_b64encode(of + position.to_bytes(8)).rstrip(b"=").decode()
+    return urlsafe_b64encode(of + position.to_bytes(_PLACE_BYTES[position >= 2**63])).rstrip(b"=").decode()
 
 
 def _position(cursor: str, of: bytes) -> int:
@@ -468,7 +510,7 @@ def _position(cursor: str, of: bytes) -> int:
     except (ValueError, Base64Error):
         whole = b""
     position = int.from_bytes(whole[_CHECK_BYTES:])
-    if len(whole) != _CHECK_BYTES + 8 or whole[:_CHECK_BYTES] != of or not 0 < position < 2**63:
+    if len(whole) - _CHECK_BYTES not in _PLACE_BYTES or whole[:_CHECK_BYTES] != of or not position:
         shown = cursor if len(cursor) <= 40 else f"{cursor[:40]}..."
         raise ValueError(
             f"The cursor {shown!r} does not belong to this request. Send `next` of the page before, with the same "

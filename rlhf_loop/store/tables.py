@@ -158,6 +158,7 @@ class Interaction(Base):
         _partial_index("ix_rlhf_interactions_rated", "rating", where="rating IS NOT NULL"),
         _partial_index("ix_rlhf_interactions_waiting", "id", where="rating IS NULL"),
         # To find the same answer to the same question again; whole texts are too long for an index.
+        Index("ix_rlhf_interactions_created_at", "created_at", "id"),
         Index("ix_rlhf_interactions_texts", text("substr(user_prompt, 1, 64)"), text("substr(ai_response, 1, 64)")),
         AUTOINCREMENT,
     )
@@ -191,7 +192,8 @@ class Review(Base):
     """One reviewer's word on one answer; `harmful` is the flag that an expert sets.
 
     `imported` is a digest of the same word in the last file without times, so that it is known again. `import_id` is
-    the import that said it; triggers empty it when somebody says it anew.
+    the import that said it; triggers empty it when somebody says it anew. `decided` is the correction about which an
+    admin has decided; triggers keep it.
     """
 
     __tablename__ = "rlhf_reviews"
@@ -203,6 +205,11 @@ class Review(Base):
         Index("ix_rlhf_reviews_reviewer", "reviewer", "reviewed_at"),
         Index("ix_rlhf_reviews_reviewed_at", "reviewed_at"),
         _partial_index("ix_rlhf_reviews_corrected", "id", where="correction IS NOT NULL"),
+        _partial_index(
+            "ix_rlhf_reviews_undecided",
+            "id",
+            where="correction IS NOT NULL AND (decided IS NULL OR decided <> correction)",
+        ),
         Index("ix_rlhf_reviews_flagged", "id", sqlite_where=text("harmful = 1"), postgresql_where=text("harmful")),
         AUTOINCREMENT,
     )
@@ -218,6 +225,7 @@ class Review(Base):
     harmful: Mapped[bool] = mapped_column(server_default=text("false"))
     imported: Mapped[str | None]
     import_id: Mapped[int | None]
+    decided: Mapped[str | None]
 
 
 #: The columns of a review and of an origin, for `review_of` and `origin_of`.

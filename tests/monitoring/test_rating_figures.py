@@ -93,3 +93,16 @@ def test_nobody_leans(sqlite_engine: Engine) -> None:
     """Where all grade alike, that is said."""
     review(sqlite_engine, {"anna": [1, 5] * 10, "bela": [1, 5] * 10}, at=NOW, name="same")
     assert said("raters", sqlite_engine) == "Nobody grades far above or below the others on the same answers."
+
+
+def test_of_many_raters_the_most_active_are_drawn(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those with the most reviews come first, and the others are counted, with where they are."""
+    monkeypatch.setattr("rlhf_loop.monitoring.figures.rating_figures._MOST_RATERS", 2)
+    review(sqlite_engine, {"anna": [1, 5], "bela": [1, 5]}, at=NOW, name="two")
+    assert "most reviews" not in said("raters", sqlite_engine)
+    review(sqlite_engine, {"bela": [3], "cleo": [4]}, at=NOW, name="shared")
+    review(sqlite_engine, {"cleo": [2, 2, 5]}, at=NOW, name="alone")
+    assert [row[:2] for row in shown("raters", sqlite_engine).rows] == [("cleo", 4), ("bela", 3)]
+    assert said("raters", sqlite_engine).endswith(
+        "Here are the 2 with the most reviews; 1 more is at /review/agreement."
+    )

@@ -87,6 +87,37 @@ def test_pages_are_whole_while_others_write(many: Engine) -> None:
     assert "".join(seen) == "fedcba"
 
 
+def test_with_a_time_pages_are_in_its_order(engine: Engine) -> None:
+    """Whatever was recorded first; what is recorded meanwhile has its place by its time, and nothing comes twice."""
+    hours = {"a": 3, "b": 1, "c": 2, "d": 2, "e": 4}
+    for name, hour in hours.items():
+        offered(engine, name, created_at=NOON + timedelta(hours=hour))
+    assert "".join(names(queries.interactions(engine))) == "edcba"
+    for filters, found in (
+        (Filters(created_after=NOON), "eadcb"),
+        (Filters(created_before=NOON + timedelta(hours=4)), "adcb"),
+        (Filters(created_after=NOON + timedelta(hours=1), created_before=NOON + timedelta(hours=3)), "dc"),
+    ):
+        seen, cursor = "", None
+        while len(seen) < len(found):
+            page = queries.interactions(engine, filters, limit=1, cursor=cursor)
+            seen += "".join(names(page))
+            cursor = page.next
+            offered(engine, f"later {len(seen)} {found}", created_at=NOON + timedelta(hours=9))
+        assert (seen, cursor) == (found, None)
+    of_time = queries.interactions(engine, Filters(created_after=NOON), limit=1).next
+    with pytest.raises(ValueError, match="does not belong"):
+        queries.interactions(engine, cursor=of_time)
+
+
+@pytest.mark.parametrize("before", [1, 2**31 - 1, 2**63, 2**96 - 1])
+def test_a_place_that_nobody_gave(many: Engine, before: int) -> None:
+    """Whatever number it is, it is before, after or between what is there."""
+    for filters in (Filters(), Filters(created_after=NOON - timedelta(days=1))):
+        found = names(queries.search(many, filters, before=before))  # type: ignore[arg-type]
+        assert found in ([], list("fedcba"))
+
+
 def test_the_last_page_says_so(many: Engine) -> None:
     """Also where it is just full."""
     assert queries.interactions(many, limit=6).next is None

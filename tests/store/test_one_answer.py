@@ -178,14 +178,18 @@ def old(engine: Engine) -> Engine:
             served | {"teams": json.dumps(served["teams"])},
         )
         on = "" if connection.dialect.name == "sqlite" else " ON {}"
+        for trigger in ("decided", "decided_anew", "undecided") if not on else ("decided",):
+            connection.execute(text(f"DROP TRIGGER rlhf_correction_{trigger}{on.format('rlhf_correction_decisions')}"))
         for table in ("rlhf_reviews", "rlhf_preferences"):
             connection.execute(text(f"DROP TRIGGER {table}_said_anew{on.format(table)}"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN imported"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN import_id"))
         for index in (
             "ix_rlhf_assignments_not_my_field",
+            "ix_rlhf_interactions_created_at",
             "ix_rlhf_reviews_flagged",
             "ix_rlhf_reviews_reviewed_at",
+            "ix_rlhf_reviews_undecided",
             "ix_rlhf_correction_decisions_decided_by",
             "ix_rlhf_served_questions_door",
         ):
@@ -193,6 +197,7 @@ def old(engine: Engine) -> Engine:
         connection.execute(text("DROP INDEX uq_rlhf_users_email"))
         for column in (
             "rlhf_interactions DROP COLUMN import_id",
+            "rlhf_reviews DROP COLUMN decided",
             "rlhf_interactions DROP COLUMN drafted_by",
             "rlhf_models DROP COLUMN said",
             "rlhf_alarms DROP COLUMN said",
@@ -217,6 +222,7 @@ def old(engine: Engine) -> Engine:
             connection.execute(text(f"ALTER TABLE {column}"))
         if on:
             connection.execute(text("DROP FUNCTION rlhf_said_anew"))
+            connection.execute(text("DROP FUNCTION rlhf_correction_decided"))
         for table in (
             "rlhf_judge_labels",
             "rlhf_import_changes",

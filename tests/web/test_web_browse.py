@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +19,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, ReviewerRole, ServingRecord
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import put, rate, record
-from rlhf_loop.store.queries import first_and_last, history, search
+from rlhf_loop.store.queries import Filters, first_and_last, history, search
 from rlhf_loop.store.tables import AnswerScore, Interaction
 
 
@@ -62,6 +63,26 @@ def test_a_search_that_takes_long_goes_on_later(sqlite_engine: Engine) -> None:
     assert (found.interactions, found.before) == ((), key + 101)
     found = search(sqlite_engine, words="wanted", before=found.before)
     assert ([each.prompt for each in found.interactions], found.before) == (["The one that is wanted"], None)
+
+
+def test_a_day_is_found_by_its_index(sqlite_engine: Engine) -> None:
+    """A search from a day on or until one reads no answers of other days."""
+    put_answers(sqlite_engine, 3)
+    found: list[str] = []
+
+    def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "rlhf_interactions" in statement:
+            plan = connection.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            found.extend(row[-1] for row in plan if "rlhf_interactions" in row[-1])
+
+    event.listen(sqlite_engine, "before_cursor_execute", explain)
+    now = datetime.now(UTC)
+    search(sqlite_engine, Filters(created_before=now))
+    search(sqlite_engine, Filters(created_after=now))
+    assert [step.rpartition(" ix_rlhf_interactions_created_at ")[2] for step in found] == [
+        *("(created_at<?)", "(created_at<?)"),
+        *("(created_at>? AND created_at<?)", "(created_at>? AND created_at<?)"),
+    ]
 
 
 @pytest.mark.parametrize("where", [[], [Interaction.rating.is_(None)]], ids=["all", "what waits"])
@@ -119,7 +140,13 @@ def test_what_cannot_be_looked_for(dora: Visitor, query: str) -> None:
     dora.page(f"/browse?{query}", status=422)
 
 
-@pytest.mark.parametrize("query", ["since=0001-01-01", "until=9999-12-31", "before=9223372036854775807"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("since=0001-01-01", "until=9999-12-31", "before=9223372036854775807"),
+        "since=2026-03-01&before=79228162514264337593543950335",
+    ],
+)
 def test_extremes_are_no_error(dora: Visitor, query: str) -> None:
     """The first and the last day and number that there are can be asked for."""
     dora.page(f"/browse?{query}")
@@ -131,8 +158,14 @@ def test_a_page_leads_to_the_next(dora: Visitor, sqlite_engine: Engine) -> None:
     html = dora.page("/browse?q=headache&rating=unrated")
     assert html.count('class="row-head"') == 20
     assert "/browse?q=headache&amp;rating=unrated&amp;before=" in html
-    older = html.partition('href="/browse?q=headache')[2].partition('"')[0].replace("&amp;", "&")
-    assert dora.page(f"/browse?q=headache{older}").count('class="row-head"') == 1
+    assert dora.page(_older(html)).count('class="row-head"') == 1
+    by_day = dora.page("/browse?since=2026-01-01")
+    assert (by_day.count('class="row-head"'), dora.page(_older(by_day)).count('class="row-head"')) == (20, 1)
+
+
+def _older(html: str) -> str:
+    (link,) = re.findall(r'href="(/browse\?[^"]*before=[^"]*)"', html)
+    return link.replace("&amp;", "&")
 
 
 def test_what_was_found_as_csv(dora: Visitor, sqlite_engine: Engine) -> None:

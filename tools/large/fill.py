@@ -123,6 +123,10 @@ INSERT INTO rlhf_correction_decisions (review_id, correction, approved, decided_
 SELECT id, correction, id % 5 > 0, 'admin', :now - interval '1 day' * (id % 300) FROM rlhf_reviews
 WHERE correction IS NOT NULL AND id % 100 > 0
 """
+_NOTED = """
+UPDATE rlhf_reviews SET decided = decision.correction FROM rlhf_correction_decisions AS decision
+WHERE rlhf_reviews.id = decision.review_id
+"""
 _PREFERRED = """
 INSERT INTO rlhf_preferences (first_id, second_id, reviewer, preferred, preferred_at)
 SELECT id, id + 1, 'rater' || id % :raters, 'first', created_at FROM rlhf_interactions
@@ -153,6 +157,7 @@ _STEPS: Mapping[str, str] = {
     "skipped answers": _SKIPPED,
     "audit log": _AUDITED,
     "decisions": _DECIDED,
+    "what they are about": _NOTED,
     "preferences": _PREFERRED,
     "model": _MODEL,
     "training": _TRAINED,

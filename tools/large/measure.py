@@ -119,13 +119,14 @@ class Site:
 
     def requests(self) -> Mapping[str, Callable[[int], object]]:
         """Return what is asked, by its name."""
-        half_a_year = f"{datetime.now(UTC) - timedelta(days=182):%Y-%m-%dT%H:%M:%SZ}"
+        half_a_year, a_day = (f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%dT%H:%M:%SZ}" for days in (182, 1))
         rater = {"`/review`": "/review", "`/review/history`": "/review/history", "`/compare`": "/compare"}
         boss = {
             "`/browse`": "/browse",
             "`/browse`, a word of many answers": "/browse?q=subject",
             "`/browse`, a source": "/browse?source=corrections",
             "`/browse`, graded 2": "/browse?rating=2",
+            "`/browse`, half a year old": f"/browse?until={half_a_year[:10]}",
             "`/browse`, a word that is nowhere": "/browse?q=xylophone",
             "`/browse/question`": "/browse/question?id={id}",
             "`/review/corrections`": "/review/corrections",
@@ -139,6 +140,7 @@ class Site:
             "`/v1/interactions`, rated": "/v1/interactions?rated=true",
             "`/v1/interactions`, flagged": "/v1/interactions?harmful=true",
             "`/v1/interactions`, half a year old": f"/v1/interactions?created_before={half_a_year}",
+            "`/v1/interactions`, of the last day": f"/v1/interactions?created_after={a_day}",
             "`/v1/interactions`, a source that is not there": "/v1/interactions?source=nowhere",
             "`/v1/interactions/ID`": "/v1/interactions/{id}",
             "`/metrics`": "/metrics",

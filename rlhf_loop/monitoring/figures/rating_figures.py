@@ -22,6 +22,8 @@ _MILESTONES = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 1
 _GOOD, _POOR = 0.8, 0.667
 #: A rater who grades so much above or below the others should hear of it.
 _LEANING = 0.5
+#: Bars that can be told apart; there may be a thousand raters.
+_MOST_RATERS = 30
 
 
 def milestone(view: View) -> Figure:
@@ -172,16 +174,28 @@ def alpha_by_month(view: View) -> Figure:
 
 
 def raters(view: View) -> Figure:
-    """Return how each rater grades beside the others."""
+    """How each rater grades beside the others, those with the most reviews first, no more than can be drawn."""
     found = agreement(view.engine, drifts=False).raters
+    most = sorted(found, key=lambda rater: -rater.reviews)[:_MOST_RATERS]
+    summary = _leaning(found)
+    if len(found) > len(most):
+        summary = Message.joined(
+            summary,
+            Message.counted(
+                "Here are the {shown} with the most reviews; {n:,} more is at /review/agreement.",
+                "Here are the {shown} with the most reviews; {n:,} more are at /review/agreement.",
+                len(found) - len(most),
+                shown=len(most),
+            ),
+        )
     # Wide enough for small differences to look small.
-    reach = max([1.0, *(1.1 * abs(each.bias) for each in found if each.bias is not None)])
+    reach = max([1.0, *(1.1 * abs(each.bias) for each in most if each.bias is not None)])
     return Figure(
         name="raters",
         title=Message("How each rater grades beside the others"),
-        summary=_leaning(found),
+        summary=summary,
         columns=("rater", "reviews", "mean_rating", "shared", "bias"),
-        rows=tuple((each.reviewer, each.reviews, each.mean_rating, each.shared, each.bias) for each in found),
+        rows=tuple((each.reviewer, each.reviews, each.mean_rating, each.shared, each.bias) for each in most),
         form=Form.INTERVALS,
         x="rater",
         series=(Series(label=Message("grades above or below the others"), y="bias"),),

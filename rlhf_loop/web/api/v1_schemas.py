@@ -162,8 +162,12 @@ class InteractionFilters(BaseModel, extra="forbid"):
     candidate_group: Annotated[Label | None, Field(description="Those of that group.")] = None
     model_version: Annotated[Label | None, Field(description="Those that this model ranked.")] = None
     harmful: Annotated[bool | None, Field(description="Those that somebody flagged, or those that nobody did.")] = None
-    created_after: Annotated[Moment | None, Field(description="Those that were given later.")] = None
-    created_before: Annotated[Moment | None, Field(description="Those that were given before.")] = None
+    created_after: Annotated[
+        Moment | None, Field(description="Those that were given later, in the order of that time.")
+    ] = None
+    created_before: Annotated[
+        Moment | None, Field(description="Those that were given before, in the order of that time.")
+    ] = None
     limit: Annotated[int, Field(ge=1, le=LONGEST_PAGE, description="Entries of a page.")] = 20
     cursor: Annotated[
         Annotated[str, Field(max_length=200)] | None,

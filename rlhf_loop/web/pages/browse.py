@@ -43,7 +43,7 @@ class _SearchIn(BaseModel, extra="ignore"):
     since: date | None = None
     until: date | None = None
     flagged: bool = False
-    before: int | None = Field(default=None, ge=1, lt=2**63)
+    before: int | None = Field(default=None, ge=1, lt=2**96)
 
     @field_validator("q", "reviewer", "source", "model")
     @classmethod
