@@ -389,7 +389,7 @@ class Client:
         created_before: datetime | None = None,
         page_size: int = 100,
     ) -> Iterator[Interaction]:
-        """Go through the answers, newest first; pages are fetched as they are needed.
+        """Go through the answers, newest first, with a time in the order of that; pages are fetched as they are needed.
 
         Raises:
             ApiError: the service did not answer, or does not know a filter's value.
