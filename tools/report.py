@@ -56,14 +56,24 @@ def megabytes(of: str) -> float:
     return int(found[1]) * 1024 / 1e6 if found else float("nan")
 
 
+def children(pid: int) -> set[int]:
+    """Return the processes that a process has started and that have not ended."""
+    found = set[int]()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end meanwhile.
+        with suppress(OSError):
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
+
+
 def processor_s(pid: int) -> float:
     """Return the seconds that a process and its descendants have computed for, with those that it has waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     total = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        # A thread or a process may end meanwhile.
+    for child in children(pid):
+        # It may end meanwhile.
         with suppress(OSError):
-            total += sum(processor_s(int(child)) for child in (task / "children").read_text().split())
+            total += processor_s(child)
     return total
 
 

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ from rlhf_loop.sources.index.indexing import check_files, index_files
 from rlhf_loop.sources.index.lancedb_store import TABLE, LanceDbStore
 from rlhf_loop.utils.extras import require
 from tools.bench.synthesis import WordMeans, words_of_sample
-from tools.report import megabytes, processor_s, say
+from tools.report import children, megabytes, processor_s, say
 
 #: Candidates of a question, and words of each.
 _CANDIDATES, _WORDS = 10, (20, 60)
@@ -160,9 +160,9 @@ def cluster_of(*cpus: int) -> Iterator[tuple[Any, list[Any]]]:
 def _raylet(cluster: Any, cpus: int) -> Any:
     """Start a raylet; once more where it has given up, as it does if the machine is too busy for its agents.
 
-    Not the first one: with it Ray starts servers, which would be left.
+    With the first one Ray starts servers, which then are left: they end before others are started.
     """
-    end = time.monotonic() + _PATIENCE_S
+    end, before = time.monotonic() + _PATIENCE_S, children(os.getpid())
     while True:
         with ExitStack() as stack:
             sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in _AGENT_PORTS]
@@ -170,8 +170,12 @@ def _raylet(cluster: Any, cpus: int) -> Any:
         try:
             return cluster.add_node(num_cpus=cpus, object_store_memory=_OBJECT_STORE, include_dashboard=False, **ports)
         except Exception:  # Ray has no class for it
-            if cluster.head_node is None or time.monotonic() > end:
+            if time.monotonic() > end:
                 raise
+            if cluster.head_node is None:
+                for left in children(os.getpid()) - before:
+                    with suppress(ProcessLookupError):
+                        os.kill(left, signal.SIGKILL)
 
 
 def _table(folder: Path) -> Any:
