@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import and_, delete, extract, func, or_, select, update
+from sqlalchemy import and_, delete, extract, func, literal_column, select, update
 from sqlalchemy.engine import Connection, Engine, Row
 
 from rlhf_loop import domain
@@ -39,8 +39,10 @@ MOST_TO_DECIDE = 100
 State = Literal["pending", "approved", "rejected"]
 
 _DECIDED = and_(CorrectionDecision.review_id == Review.id, CorrectionDecision.correction == Review.correction)
-#: As the index of these has it.
-_PENDING = and_(Review.correction.is_not(None), or_(Review.decided.is_(None), Review.decided != Review.correction))
+#: As the index of these has it, with its order: nobody has decided about the words that are there, or they are gone.
+_UNDECIDED = Review.decided.is_distinct_from(Review.correction)
+_NEWEST_UNDECIDED = literal_column("rlhf_reviews.id + 0").desc()
+_PENDING = and_(_UNDECIDED, Review.correction.is_not(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,19 +103,32 @@ def corrections(
 ) -> list[Correction]:
     """Return corrections, the newest review first; `before` is the review's id of the last one already seen.
 
-    With `ids` they are those of these reviews.
+    With `ids`, of whatever state, they are those of these reviews.
     """
-    wanted = _all().order_by(Review.id.desc()).limit(limit)
-    if before is not None:
-        wanted = wanted.where(Review.id < min(before, LARGEST_ID))
+    upper = min(before or LARGEST_ID, LARGEST_ID)
+    wanted = _all().where(Review.id < upper).limit(limit)
     if ids is not None:
         wanted = wanted.where(Review.id.in_([id for id in ids if id <= LARGEST_ID]))
     if state == "pending":
-        wanted = wanted.where(_PENDING)
-    elif state is not None:
-        wanted = wanted.where(CorrectionDecision.approved.is_(state == "approved"))
+        wanted = wanted.where(_PENDING).order_by(_NEWEST_UNDECIDED)
     with reading(engine) as connection:
-        return [_correction(row) for row in connection.execute(wanted)]
+        if state in ("approved", "rejected"):
+            return _decided(connection, approved=state == "approved", before=upper, limit=limit)
+        return [_correction(row) for row in connection.execute(wanted.order_by(Review.id.desc()))]
+
+
+def _decided(connection: Connection, *, approved: bool, before: int, limit: int) -> list[Correction]:
+    """Return what was decided so, as far as it holds: of a join PostgreSQL would read all, to sort it."""
+    of, found = CorrectionDecision, list[Correction]()
+    newest = select(of.review_id).where(of.approved.is_(approved)).order_by(of.review_id.desc()).limit(limit)
+    while len(found) < limit:
+        some = connection.execute(newest.where(of.review_id < before)).scalars().all()
+        rows = connection.execute(_all().where(Review.id.in_(some), ~_UNDECIDED).order_by(Review.id.desc()))
+        found += map(_correction, rows)
+        if len(some) < limit:
+            break
+        before = some[-1]
+    return found[:limit]
 
 
 def decide(
@@ -343,7 +358,7 @@ def to_decide(engine: Engine) -> ToDecide:
             return connection.execute(select(func.count()).select_from(wanted.limit(most).subquery())).scalar_one()
 
         return ToDecide(
-            corrections=count(select(Review.id).where(_PENDING)),
+            corrections=count(select(Review.id).where(_PENDING).order_by(_NEWEST_UNDECIDED)),
             flags=count(select(Review.id).where(Review.harmful)),
             nobodys_field=nobodys,
         )

@@ -67,7 +67,7 @@ class Filters:
 
     @property
     def by_time(self) -> bool:
-        """Whether they ask for a time: then what they find comes in its order, else in that of the recording."""
+        """Tell whether they ask for a time: then what they find is in its order, else in that of the recording."""
         return self.created_after is not None or self.created_before is not None
 
 

@@ -205,10 +205,13 @@ class Review(Base):
         Index("ix_rlhf_reviews_reviewer", "reviewer", "reviewed_at"),
         Index("ix_rlhf_reviews_reviewed_at", "reviewed_at"),
         _partial_index("ix_rlhf_reviews_corrected", "id", where="correction IS NOT NULL"),
-        _partial_index(
+        # By an expression that no other index has: PostgreSQL takes nearly all of them for undecided, and would read
+        # the index of all corrections as well.
+        Index(
             "ix_rlhf_reviews_undecided",
-            "id",
-            where="correction IS NOT NULL AND (decided IS NULL OR decided <> correction)",
+            text("(id + 0)"),
+            sqlite_where=text("decided IS NOT correction"),
+            postgresql_where=text("decided IS DISTINCT FROM correction"),
         ),
         Index("ix_rlhf_reviews_flagged", "id", sqlite_where=text("harmful = 1"), postgresql_where=text("harmful")),
         AUTOINCREMENT,
@@ -345,7 +348,10 @@ class CorrectionDecision(Base):
     """
 
     __tablename__ = "rlhf_correction_decisions"
-    __table_args__ = (Index("ix_rlhf_correction_decisions_decided_by", "decided_by", "decided_at"),)
+    __table_args__ = (
+        Index("ix_rlhf_correction_decisions_decided_by", "decided_by", "decided_at"),
+        Index("ix_rlhf_correction_decisions_approved", "approved", "review_id"),
+    )
 
     review_id: Mapped[int] = mapped_column(ForeignKey("rlhf_reviews.id", ondelete="CASCADE"), primary_key=True)
     correction: Mapped[str]

@@ -190,6 +190,7 @@ def old(engine: Engine) -> Engine:
             "ix_rlhf_reviews_flagged",
             "ix_rlhf_reviews_reviewed_at",
             "ix_rlhf_reviews_undecided",
+            "ix_rlhf_correction_decisions_approved",
             "ix_rlhf_correction_decisions_decided_by",
             "ix_rlhf_served_questions_door",
         ):

@@ -88,6 +88,7 @@ _BY_INDEX = {
     "`/v1/interactions`, half a year old": "ix_rlhf_interactions_created_at",
     "`/v1/interactions`, of the last day": "ix_rlhf_interactions_created_at",
     "`/review/corrections`": "ix_rlhf_reviews_undecided",
+    "`/review/corrections`, rejected": "ix_rlhf_correction_decisions_approved",
     "`/admin`": "ix_rlhf_reviews_undecided",
 }
 

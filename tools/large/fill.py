@@ -121,7 +121,7 @@ SELECT reviewed_at, reviewer, 'review.added', 'interaction:' || interaction_id F
 _DECIDED = """
 INSERT INTO rlhf_correction_decisions (review_id, correction, approved, decided_by, decided_at)
 SELECT id, correction, id % 5 > 0, 'admin', :now - interval '1 day' * (id % 300) FROM rlhf_reviews
-WHERE correction IS NOT NULL AND id % 100 > 0
+WHERE correction IS NOT NULL AND id % 97 > 0
 """
 _NOTED = """
 UPDATE rlhf_reviews SET decided = decision.correction FROM rlhf_correction_decisions AS decision

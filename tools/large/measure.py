@@ -133,6 +133,7 @@ class Site:
             "`/browse`, a word that is nowhere": "/browse?q=xylophone",
             "`/browse/question`": "/browse/question?id={id}",
             "`/review/corrections`": "/review/corrections",
+            "`/review/corrections`, rejected": "/review/corrections?state=rejected",
             "`/review/agreement`": "/review/agreement",
             "`/admin`": "/admin",
             "`/admin/audit`": "/admin/audit",

@@ -174,7 +174,7 @@ def alpha_by_month(view: View) -> Figure:
 
 
 def raters(view: View) -> Figure:
-    """How each rater grades beside the others, those with the most reviews first, no more than can be drawn."""
+    """Grades of each rater beside the others, those with the most reviews first, no more than can be drawn."""
     found = agreement(view.engine, drifts=False).raters
     most = sorted(found, key=lambda rater: -rater.reviews)[:_MOST_RATERS]
     summary = _leaning(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from alembic import op
 
 from rlhf_loop.store.migrations.ddl import create_index, on_sqlite, texts
@@ -22,8 +23,9 @@ def upgrade() -> None:
         "(SELECT correction FROM rlhf_correction_decisions WHERE review_id = rlhf_reviews.id) "
         "WHERE id IN (SELECT review_id FROM rlhf_correction_decisions)"
     )
-    undecided = "correction IS NOT NULL AND (decided IS NULL OR decided <> correction)"
-    create_index("rlhf_reviews", "undecided", ["id"], where=undecided)
+    differ = "IS NOT" if on_sqlite() else "IS DISTINCT FROM"
+    create_index("rlhf_reviews", "undecided", [sa.text("(id + 0)")], where=f"decided {differ} correction")
+    create_index("rlhf_correction_decisions", "approved", ["approved", "review_id"])
     for statement in _SQLITE_TRIGGERS if on_sqlite() else _POSTGRESQL_TRIGGERS:
         op.execute(statement)
 
