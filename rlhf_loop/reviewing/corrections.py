@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from sqlalchemy import and_, delete, extract, func, literal_column, select, update
+from sqlalchemy import Integer, and_, delete, extract, func, literal_column, select, update
 from sqlalchemy.engine import Connection, Engine, Row
 
 from rlhf_loop import domain
@@ -41,7 +41,7 @@ State = Literal["pending", "approved", "rejected"]
 _DECIDED = and_(CorrectionDecision.review_id == Review.id, CorrectionDecision.correction == Review.correction)
 #: As the index of these has it, with its order: nobody has decided about the words that are there, or they are gone.
 _UNDECIDED = Review.decided.is_distinct_from(Review.correction)
-_NEWEST_UNDECIDED = literal_column("rlhf_reviews.id + 0").desc()
+_NEWEST_UNDECIDED = literal_column("rlhf_reviews.id + 0", Integer).desc()
 _PENDING = and_(_UNDECIDED, Review.correction.is_not(None))
 
 

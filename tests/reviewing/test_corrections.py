@@ -7,7 +7,16 @@ import pytest
 from sqlalchemy import Engine
 
 from rlhf_loop.domain import Rating
-from rlhf_loop.reviewing import Correction, approved_corrections, approved_stamp, corrections, decide, undo_decisions
+from rlhf_loop.reviewing import (
+    Correction,
+    approved_corrections,
+    approved_stamp,
+    corrections,
+    decide,
+    to_decide,
+    undo_decisions,
+)
+from rlhf_loop.reviewing.corrections import State
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record, withdraw_review
@@ -54,6 +63,26 @@ def test_pages_of_corrections_follow_on_each_other(engine: Engine) -> None:
     found = corrected(engine, *"abcde")[::-1]
     first = corrections(engine, limit=2)
     assert first + corrections(engine, before=first[-1].review_id, limit=3) == found
+
+
+def test_pages_of_what_was_decided_are_full(engine: Engine) -> None:
+    """What was approved and then changed waits again, and leaves no gap among what is approved."""
+    found = corrected(engine, *"abcdef")
+    for each in found:
+        approve(engine, each)
+    for each in (found[4], found[3], found[1]):
+        rate(engine, each.interaction_key, reviewer="ann", rating=2, correction=f"not {each.correction}")
+    rate(engine, found[0].interaction_key, reviewer="ann", rating=2)
+
+    def page(state: State, before: int | None = None) -> tuple[str, int]:
+        shown = corrections(engine, state=state, before=before, limit=2)
+        return " ".join(each.correction for each in shown), shown[-1].review_id
+
+    assert page("approved") == ("f c", found[2].review_id)
+    assert corrections(engine, state="approved", before=found[2].review_id, limit=2) == []
+    assert page("pending") == ("not e not d", found[3].review_id)
+    assert page("pending", found[3].review_id) == ("not b", found[1].review_id)
+    assert to_decide(engine).corrections == 3
 
 
 def test_only_the_words_that_the_admin_saw_can_be_decided_on(engine: Engine) -> None:
