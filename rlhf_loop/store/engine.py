@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -178,6 +178,32 @@ def _upserting(dialect: str, table: type[DeclarativeBase], key: tuple[str, ...],
         else statement.on_conflict_do_nothing(index_elements=elements)
     )
     return whole
+
+
+def copy_rows(
+    connection: Connection, statement: str, rows: Iterable[Sequence[Any]], *, types: Sequence[str] = ()
+) -> None:
+    """Send rows to PostgreSQL by one COPY ... FROM STDIN, instead of a statement for each.
+
+    `types` are those of the columns, which FORMAT BINARY needs.
+
+    Raises:
+        DBAPIError: the server or the driver does not take them; it names the line.
+    """
+    psycopg, number = require("psycopg", "postgres"), 0
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            if types:
+                copy.set_types(types)
+            for row in rows:
+                number += 1
+                copy.write_row(row)
+    except psycopg.Error as error:
+        if not error.diag.context:
+            # The server names the line; what the driver itself refuses is this one.
+            error.args = (f"{error}, line {number}",)
+        raise DBAPIError.instance(statement, None, error, psycopg.Error) from error
 
 
 @contextmanager

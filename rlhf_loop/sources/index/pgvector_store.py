@@ -57,7 +57,7 @@ from rlhf_loop.sources.index.store import (
     refuse_other_dimension,
     refuse_other_model,
 )
-from rlhf_loop.store.engine import describe, reading, transaction
+from rlhf_loop.store.engine import copy_rows, describe, reading, transaction
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.languages import UNSPACED
 
@@ -529,23 +529,11 @@ def _insert(connection: Connection, kept: Sequence[StoredEntry], *, language: st
 
 
 def _copy(connection: Connection, table: Table, rows: Iterable[Sequence[Any]]) -> None:
-    """Send rows to a table, in the order of its columns, by one COPY instead of a statement for each.
-
-    Raises:
-        DBAPIError: the server does not take them.
-    """
-    psycopg, pgvector = require("psycopg", "postgres"), require("pgvector.psycopg", "postgres")
-    columns = list(table.columns)
-    sql = f"COPY {table.name} ({', '.join(column.name for column in columns)}) FROM STDIN (FORMAT BINARY)"
-    driver: Any = connection.connection.driver_connection
-    try:
-        pgvector.register_vector(driver)
-        with driver.cursor() as cursor, cursor.copy(sql) as copy:
-            copy.set_types([_COPIED.get(type(column.type), "text") for column in columns])
-            for row in rows:
-                copy.write_row(row)
-    except psycopg.Error as error:
-        raise DBAPIError(sql, None, error) from error
+    """Send rows to a table, in the order of its columns."""
+    require("pgvector.psycopg", "postgres").register_vector(connection.connection.driver_connection)
+    names = ", ".join(column.name for column in table.columns)
+    types = [_COPIED.get(type(column.type), "text") for column in table.columns]
+    copy_rows(connection, f"COPY {table.name} ({names}) FROM STDIN (FORMAT BINARY)", rows, types=types)
 
 
 def _stored(connection: Connection, keys: Sequence[int]) -> dict[int, dict[int, NDArray[np.float32]]]:

@@ -1,10 +1,10 @@
 """The archive of a backup: a ZIP file that either database can be restored from.
 
-`tables/NAME.jsonl` has a row a line, as JSON in the order of the manifest's columns, times by ISO
-8601; `models/` and `live/` have model files as they are, `index.jsonl` a section a line; `manifest.json`, the last one,
-has the schema's revision, all counts, and the sum of each member. So neither the server's version nor its client
-programs matter, and a restoration is one transaction. `pg_dump` would be faster on large databases, and could be
-restored into PostgreSQL alone.
+`tables/NAME.jsonl` has a row a line, as JSON in the order of the manifest's columns, times by ISO 8601; `models/` and
+`live/` have model files as they are, `index.jsonl` a section a line; `manifest.json`, the last one, has the schema's
+revision, all counts, and the sum of each member. So neither the server's version nor its client programs matter, and a
+restoration is one transaction. `pg_dump` would be faster on large databases, and could be restored into PostgreSQL
+alone.
 """
 
 from __future__ import annotations

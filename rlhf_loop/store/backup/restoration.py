@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import file_digest
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -16,7 +17,7 @@ from zipfile import ZipFile
 
 from sqlalchemy import inspect
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import BackupError, ObjectStoreError
@@ -43,7 +44,7 @@ from rlhf_loop.store.backup.archive import (
     sum_file,
     target_of,
 )
-from rlhf_loop.store.engine import VERSION_TABLE, describe, head, migrating, revision_in, upgrade
+from rlhf_loop.store.engine import VERSION_TABLE, copy_rows, describe, head, migrating, revision_in, upgrade
 from rlhf_loop.store.outbox import EntryCopy, Outbox, outboxes
 from rlhf_loop.store.tables import Base
 from rlhf_loop.utils.files import whole_file
@@ -283,7 +284,7 @@ def _insert(
                         f"INSERT INTO {table.name} ({names}) VALUES ({values})", [tuple(row) for row in batch]
                     )
         else:
-            _copy(connection, f"COPY {table.name} ({names}) FROM STDIN", batches())
+            copy_rows(connection, f"COPY {table.name} ({names}) FROM STDIN", chain.from_iterable(batches()))
         if done - before != table.rows:
             raise ValueError(f"{done - before:,} rows instead of {table.rows:,}")
     except DataError as error:
@@ -298,25 +299,6 @@ def _insert(
             f"{' '.join(str(getattr(error, 'orig', None) or error).split())}. Take an earlier one."
         ) from error
     return done
-
-
-def _copy(connection: Connection, statement: str, batches: Iterator[list[list[Any]]]) -> None:
-    import psycopg
-
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    number = 0
-    try:
-        with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-            for batch in batches:
-                for row in batch:
-                    number += 1
-                    copy.write_row(row)
-    except psycopg.Error as error:
-        if not error.diag.context:
-            # The server names the line; what the driver itself refuses is this one.
-            error.args = (f"{error}, line {number}",)
-        raise DBAPIError.instance(statement, None, error, psycopg.Error) from error
 
 
 def _on_sqlite(value: str | None) -> str | None:
