@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from databases import sqlite_database
+from forked_process import start
 from patience import PATIENCE_S
 from rerank_apps import DOCUMENTS, QUERY
 from sqlalchemy import Engine, delete, inspect, select
@@ -26,7 +28,7 @@ from rlhf_loop.accounts.links import invite
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, ModelState, Rating, Review, UserRole
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.errors import BackupError
+from rlhf_loop.errors import BackupError, DatabaseError
 from rlhf_loop.ranking import Ranker, rerank_candidates
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.store import audit, backup
@@ -389,6 +391,54 @@ def test_ended_in_the_middle_of_a_restoration(
         patch.setattr(restoration, step, fails)
         with pytest.raises(BackupError, match="No space left on device"):
             backup.restore(there, new, plain, actor="bob")
+    assert untouched(there)
+    backup.restore(there, new, plain, actor="bob")
+    assert not untouched(there)
+    there.dispose()
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("step", ["backup.restoration:_give_next_ids:5", "audit:note:1"])
+def test_killed_in_the_middle_of_a_restoration(plain: Path, tmp_path: Path, empty_database_url: str, step: str) -> None:
+    """Half of the rows come, or all of them, and none is there: the database is as empty as before, and the next
+    attempt brings all."""
+    folder = tmp_path / "there"
+    folder.mkdir()
+    environ = {
+        "RLHF_DATABASE_URL": empty_database_url,
+        "RLHF_MODEL_PATH": str(folder / "live.joblib"),
+        "RLHF_MODELS_PATH": str(folder / "versions"),
+        "RLHF_OUTBOX_PATH": str(folder / "outbox.db"),
+    }
+    words, options = ["restore", str(plain)], {"environ": environ, "log": folder / "log", "folder": folder}
+    killed = start(words, **options, step=f"rlhf_loop.store.{step}:SIGKILL")
+    assert killed.wait(PATIENCE_S) == -signal.SIGKILL, killed.said()
+    there = make_engine(empty_database_url, patience_s=PATIENCE_S)
+    assert revision(there) is None
+    again = start(words, **options)
+    assert again.wait(PATIENCE_S) == 0, again.said()
+    assert not untouched(there)
+    assert waits(settings_in(folder, empty_database_url)) == ["refused", HOSTILE]
+    there.dispose()
+
+
+def test_a_connection_that_is_lost(
+    plain: Path, tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a table: nothing of the backup is there, and the next attempt brings all."""
+    there, new = elsewhere(tmp_path, postgres_url)
+    other = make_engine(postgres_url)
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+
+    def lose(done: int, total: int) -> None:
+        with reading(other) as connection:
+            connection.exec_driver_sql(f"{others} pg_backend_pid()")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoration, "ROWS", 1)
+        with pytest.raises(DatabaseError, match=r"cannot be used: .* that the server runs"):
+            backup.restore(there, new, plain, actor="bob", progress=lose)
+    other.dispose()
     assert untouched(there)
     backup.restore(there, new, plain, actor="bob")
     assert not untouched(there)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +21,7 @@ from rlhf_loop.errors import BackupError, ObjectStoreError
 from rlhf_loop.monitoring.worker import Worker
 from rlhf_loop.store import backup
 from rlhf_loop.store.alarms import open_alarms
+from rlhf_loop.store.backup import archive
 from rlhf_loop.store.engine import make_engine
 from rlhf_loop.store.interactions import record
 from rlhf_loop.utils.object_store import Place
@@ -132,6 +135,24 @@ def test_a_store_that_is_away(s3: S3Server, sqlite_engine: Engine, settings: Set
     s3.empty()
     assert Worker(settings, retrain=retrain).once()
     assert open_alarms(sqlite_engine) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="There is no disk that is always full.")
+def test_a_full_folder_of_temporary_files(
+    s3: S3Server, sqlite_engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said names TMPDIR, and not the backup, which is whole."""
+    address = f"{FOLDER}/rlhf.zip"
+    backup.back_up(sqlite_engine, settings, address, actor="ada")
+
+    def none(**options: Any) -> Any:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    for file, why in ((partial(Path("/dev/full").open, "r+b"), "No space left on device"), (none, "No usable temp")):
+        monkeypatch.setattr(archive, "TemporaryFile", file)
+        words = rf"{address} cannot be fetched .*: {why}.*\. Make room in .*, or name another folder with TMPDIR\."
+        with pytest.raises(BackupError, match=words):
+            backup.look(address)
 
 
 def test_as_an_operator_types_it(s3: S3Server, settings: Settings, tmp_path: Path) -> None:

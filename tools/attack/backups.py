@@ -21,6 +21,8 @@ PART = "backups"
 _ROWS = 20_000
 _DOCUMENTS = 40
 _WRITERS, _A_SECOND, _BACKUPS = 8, 60, 2
+#: Seconds in which clients write and nothing is backed up.
+_QUIET_S = 10
 _KILLS = 10
 _PATIENCE_S = 1800.0
 _URL = "RLHF_DATABASE_URL"
@@ -87,7 +89,10 @@ def _under_load(name: str, product: Product, url: str) -> Finding:
         ]
         for client in clients:
             client.start()
-        time.sleep(2)
+        time.sleep(2)  # until all have begun
+        quiet = len(acknowledged)
+        time.sleep(_QUIET_S)
+        quiet = len(acknowledged) - quiet
         took, began = 0.0, 0.0
         for _ in range(_BACKUPS):
             began = time.monotonic()
@@ -104,7 +109,8 @@ def _under_load(name: str, product: Product, url: str) -> Finding:
     lost = len(before - found)
     same = _scores(product) == _scores(there)
     said = (
-        f"{during / took:.0f} acknowledged a second during {took:.0f} s of backups; {len(before):,} before the last, "
+        f"{during / took:.0f} acknowledged a second during {took:.0f} s of backups, {quiet / _QUIET_S:.0f} before; "
+        f"{len(before):,} before the last began, "
         f"{lost} of them lost; {broken} broken references; the model ranks "
         f"{'the same' if same else 'otherwise'}; exit codes {ran.code} and {restored.code}"
     )

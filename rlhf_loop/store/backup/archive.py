@@ -10,13 +10,16 @@ alone.
 from __future__ import annotations
 
 import json
+import os
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from hashlib import sha256
+from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Protocol
@@ -26,6 +29,7 @@ from rlhf_loop.config import Settings
 from rlhf_loop.errors import BackupError
 from rlhf_loop.store.engine import head, revisions
 from rlhf_loop.utils.text import counted
+from rlhf_loop.utils.translation import Message
 
 if TYPE_CHECKING:
     from rlhf_loop.utils.object_store import Place
@@ -181,11 +185,34 @@ def opened(file: Path | str) -> Iterator[tuple[ZipFile, Backup]]:
 
 @contextmanager
 def _fetched(place: Place) -> Iterator[IO[bytes]]:
-    # It has no name, so that nothing of it stays, whatever ends this process.
-    with TemporaryFile() as file:
+    with ExitStack() as closed:
+        with temporary_files(place.address):
+            # Without a name, so that nothing of it stays, whatever ends this process; and without a buffer, which
+            # would try to write once more at its end what could not be written.
+            file = closed.enter_context(TemporaryFile(buffering=0))
         for part in place.parts():
-            file.write(part)
-        yield file
+            rest = memoryview(part)
+            with temporary_files(place.address):
+                while rest:
+                    rest = rest[file.write(rest) :]
+        yield BufferedReader(file)
+
+
+@contextmanager
+def temporary_files(address: str) -> Iterator[None]:
+    """Say of files that an object is fetched into which room there has to be more of."""
+    try:
+        yield
+    except OSError as error:
+        raise BackupError(
+            Message(
+                "{file} cannot be fetched into the folder of temporary files: {why}. Make room in {folder}, or name "
+                "another folder with TMPDIR. What was there is there.",
+                file=address,
+                why=error.strerror or str(error),
+                folder=tempfile.tempdir or os.environ.get("TMPDIR", "it"),
+            )
+        ) from error
 
 
 def _manifest(archive: ZipFile) -> Backup:

@@ -43,6 +43,7 @@ from rlhf_loop.store.backup.archive import (
     opened,
     sum_file,
     target_of,
+    temporary_files,
 )
 from rlhf_loop.store.engine import VERSION_TABLE, copy_rows, describe, head, migrating, revision_in, upgrade
 from rlhf_loop.store.outbox import EntryCopy, Outbox, outboxes
@@ -328,9 +329,10 @@ def _put_files(archive: ZipFile, found: Backup, settings: Settings) -> None:
         if not (named := _MODEL_FILE.fullmatch(name)):
             continue
         if store is not None and named[1] == "models":
-            with TemporaryDirectory(prefix="rlhf-restore-") as copies, archive.open(name) as source:
-                copy = Path(copies) / named[2]
-                _put_file(source, copy, found.files[name])
+            with ExitStack() as closed:
+                with temporary_files(name):
+                    copy = Path(closed.enter_context(TemporaryDirectory(prefix="rlhf-restore-"))) / named[2]
+                    _put_file(closed.enter_context(archive.open(name)), copy, found.files[name])
                 store.inside(named[2]).put(copy)
             continue
         folder = settings.models_folder if named[1] == "models" else live.parent

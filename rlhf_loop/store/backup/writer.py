@@ -9,7 +9,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -49,6 +49,7 @@ from rlhf_loop.store.backup.archive import (
     name_of,
     sum_file,
     target_of,
+    temporary_files,
 )
 from rlhf_loop.store.engine import describe, ensure_schema, head, reading, sqlite_file, transaction
 from rlhf_loop.store.outbox import outboxes
@@ -380,10 +381,11 @@ def _write_models(
 
 def _write_stored(archive: ZipFile, name: str, place: Place, files: dict[str, Member]) -> bool:
     # By way of a file: a member that was begun could not be taken back.
-    with TemporaryDirectory(prefix="rlhf-backup-") as folder:
-        copy = Path(folder) / place.name
-        with suppress(FileNotFoundError):
-            place.get(copy)
+    with ExitStack() as closed:
+        with temporary_files(place.address):
+            copy = Path(closed.enter_context(TemporaryDirectory(prefix="rlhf-backup-"))) / place.name
+            with suppress(FileNotFoundError):
+                place.get(copy)
         return _write_file(archive, name, copy, files)
 
 
