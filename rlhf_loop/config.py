@@ -368,9 +368,13 @@ class Settings:
 
     @property
     def models_folder(self) -> Path:
-        """The folder of the files of all versions; of those in an object store what is on this machine of them."""
+        """The folder of the files of all versions; of those in an object store what is on this machine of them.
+
+        It is beside the outbox, and not in the cache, which may be emptied: what could not be brought into the store
+        yet is nowhere else.
+        """
         if address := self.models_store:
-            return self.cache_dir / "models" / sha256(address.encode()).hexdigest()[:16]
+            return self.outbox_path.parent / "fetched_models" / sha256(address.encode()).hexdigest()[:16]
         return Path(self.models_path or self.model_path.parent / "reward_models")
 
     @property

@@ -28,6 +28,10 @@ class BackupError(RlhfLoopError):
     """A backup cannot be written, is not whole, or cannot be restored here."""
 
 
+class BackupRunningError(BackupError):
+    """Another backup is being written to the same folder."""
+
+
 class ObjectStoreError(RlhfLoopError):
     """An object store cannot be reached, read or written, or an address is not a valid one of such a store."""
 

@@ -18,7 +18,7 @@ from time import monotonic
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
-from rlhf_loop.errors import BackupError, RlhfLoopError
+from rlhf_loop.errors import BackupError, BackupRunningError, RlhfLoopError
 from rlhf_loop.monitoring.checks import check
 from rlhf_loop.monitoring.crontab import Schedule
 from rlhf_loop.monitoring.served_days import purge_old
@@ -68,7 +68,7 @@ class Worker:
             DatabaseError: the URL of the database cannot be read.
         """
         self.schedule = schedule = Schedule(settings.worker_schedule)
-        backups = Schedule(settings.backup_schedule, setting="RLHF_BACKUP_SCHEDULE")
+        self._backups = backups = Schedule(settings.backup_schedule, setting="RLHF_BACKUP_SCHEDULE")
         self._settings, self._command, self._index = settings, tuple(retrain), index
         self._engine = make_engine(settings.database_url, lasting=settings)
         self._stopped = threading.Event()
@@ -156,6 +156,7 @@ class Worker:
         """Write a backup, delete those that are too many; an alarm is open while the last one failed, or lacks some."""
         if (folder := self._settings.backup_path) is None:
             return True
+        began = datetime.now(UTC)
         try:
             ensure_schema(self._engine)
             if holds_nothing(self._engine) and not stored(folder):
@@ -169,6 +170,10 @@ class Worker:
                 )
             if made.lacking:
                 raise BackupError(f"The backup is there, but lacks what could not be read: {' '.join(made.lacking)}")
+        except BackupRunningError as error:
+            # Another worker's, or an operator's, who is told what becomes of it.
+            logger.info("%s", error)
+            return True
         except Exception as error:
             if not self._stopped.is_set():
                 said = error.args[0] if isinstance(error, RlhfLoopError) else f"{type(error).__name__}: {error}"
@@ -178,6 +183,13 @@ class Worker:
             raise
         clear_alarm(self._engine, AlarmKind.BACKUP)
         logger.info("The backup of %s is whole: %s.", made.made_at.isoformat(timespec="seconds"), made.words)
+        took, due = datetime.now(UTC) - began, self._backups.after(began)
+        if took > self._backups.after(due) - due:
+            logger.warning(
+                "The backup took %d s, longer than from one time of RLHF_BACKUP_SCHEDULE to the next; what was due "
+                "meanwhile is left out. Choose times that are further apart.",
+                took.total_seconds(),
+            )
         return True
 
     def _go_on(self, done: int, total: int) -> None:

@@ -1,7 +1,7 @@
 """Object store of the versions: their files come here when they are wanted, and go there when they were made.
 
-It has them by the names that a folder has. What is on this machine is a cache: the versions that were used last. One
-that could not be brought there waits here beside a marker, and is brought with the next look (`promotion.settle`).
+It has them by the names that a folder has. On this machine are the versions that were used last, and those that could
+not be brought there: each waits beside a marker, and is brought with the next look (`promotion.settle`).
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ def _alone(settings: Settings) -> Iterator[None]:
 def _not_writable(folder: Path, error: OSError) -> ModelFileError:
     return ModelFileError(
         f"Cannot write the files of models to {folder}: {error.strerror or error}. Make space there, or set "
-        "RLHF_CACHE_DIR to another place."
+        "RLHF_OUTBOX_PATH to another place."
     )
 
 

@@ -268,9 +268,10 @@ def keep(settings: Settings, version: Version, stored: StoredModel, *, fitted: N
         if settings.models_store:
             model_store.set_waiting(settings, version.version)
     except OSError as error:
+        setting = "RLHF_OUTBOX_PATH" if settings.models_store else "RLHF_MODELS_PATH"
         raise ModelFileError(
             f"Cannot write the files of the model {version.version} to {path.parent}: {error.strerror or error}. Make "
-            "space there, or set RLHF_MODELS_PATH to another place."
+            f"space there, or set {setting} to another place."
         ) from error
     put(stored, path)
     if settings.models_store:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -105,16 +105,7 @@ class Outbox:
             OutboxError: the file cannot be read.
         """
         query = "SELECT id, kind, body FROM entries WHERE refused IS NULL ORDER BY id LIMIT ?"
-
-        def read(connection: sqlite3.Connection) -> list[Entry]:
-            found, size = list[Entry](), 0
-            for id, kind, body in connection.execute(query, (limit,)):
-                found.append(Entry(id, kind, json.loads(body)))
-                if (size := size + len(body)) > _MOST_CHARS:
-                    break
-            return found
-
-        return self._do(read, begin="BEGIN") if self.path.exists() else []
+        return [Entry(id, kind, json.loads(body)) for id, kind, body in self._part(query, limit)]
 
     def mentions(self, interaction: str) -> bool:
         """Tell whether something about this interaction waits.
@@ -143,15 +134,17 @@ class Outbox:
         rows = self._rows("SELECT created_at FROM entries WHERE refused IS NULL ORDER BY id LIMIT 1")
         return datetime.fromisoformat(rows[0][0]) if rows else None
 
-    def all(self) -> list[EntryCopy]:
-        """Return what waits and what the database has refused, with what each entry is about, the oldest first.
+    def all(self) -> Iterator[EntryCopy]:
+        """Yield what waits and what the database has refused, with what each entry is about, the oldest first.
+
+        They are read part after part: of what comes or goes meanwhile, some is among it.
 
         Raises:
             OutboxError: the file cannot be read.
         """
         about = "(SELECT json_group_array(interaction) FROM mentions WHERE entry = entries.id)"
-        rows = self._rows(f"SELECT kind, body, {about}, refused FROM entries ORDER BY id")
-        return [EntryCopy(kind, json.loads(body), json.loads(names), refused) for kind, body, names, refused in rows]
+        for _, kind, body, refused, names in self._parts(f"SELECT id, kind, body, refused, {about} FROM entries"):
+            yield EntryCopy(kind, json.loads(body), json.loads(names), refused)
 
     def exchange(self, *, add: Sequence[EntryCopy], drop: Sequence[EntryCopy] = ()) -> None:
         """Drop entries, and add others, all or none.
@@ -187,10 +180,8 @@ class Outbox:
         Raises:
             OutboxError: the file cannot be read.
         """
-        rows = (
-            Entry(id, kind, json.loads(body)) for id, kind, body in self._rows("SELECT id, kind, body FROM entries")
-        )
-        return list(filter(wanted, rows))
+        rows = self._parts("SELECT id, kind, body FROM entries")
+        return list(filter(wanted, (Entry(id, kind, json.loads(body)) for id, kind, body in rows)))
 
     def refuse(self, entry: Entry, reason: str) -> None:
         """Set an entry aside that the database does not take, and never will.
@@ -215,6 +206,26 @@ class Outbox:
         if not self.path.exists():
             return []
         return self._do(lambda connection: connection.execute(query, values).fetchall(), begin="BEGIN")
+
+    def _part(self, query: str, *values: object) -> list[Any]:
+        """Return the first rows of id, kind, body and whatever else; fewer where they are large."""
+
+        def read(connection: sqlite3.Connection) -> list[Any]:
+            found, size = list[Any](), 0
+            for row in connection.execute(query, values):
+                found.append(row)
+                if (size := size + len(row[2])) > _MOST_CHARS:
+                    break
+            return found
+
+        return self._do(read, begin="BEGIN") if self.path.exists() else []
+
+    def _parts(self, query: str) -> Iterator[Any]:
+        """Yield all such rows by their ids, and hold a part of them at a time."""
+        last = 0
+        while part := self._part(f"{query} WHERE id > ? ORDER BY id", last):
+            yield from part
+            last = part[-1][0]
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""

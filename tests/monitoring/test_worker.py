@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -9,7 +10,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from databases import sqlite_database
@@ -24,7 +25,7 @@ from rlhf_loop.monitoring.crontab import Schedule
 from rlhf_loop.monitoring.worker import Worker
 from rlhf_loop.registry.runs import begin_run, runs
 from rlhf_loop.store.alarms import alarms, open_alarms, raise_alarm
-from rlhf_loop.store.backup import last_backup, look
+from rlhf_loop.store.backup import Backup, back_up, back_up_into, last_backup, look
 from rlhf_loop.store.engine import make_engine, open_database
 from rlhf_loop.store.interactions import record
 
@@ -127,6 +128,74 @@ def test_backups(settings: Settings, tmp_path: Path) -> None:
     assert last is not None
     assert (last.file, last.bytes) == (str(made), made.stat().st_size)
     engine.dispose()
+
+
+def test_a_backup_that_another_one_writes(settings: Settings, tmp_path: Path) -> None:
+    """A second worker, or one while an operator writes a backup there, raises no alarm."""
+    engine = open_database(settings.database_url)
+    record(engine, [Rating("Kept?", "Kept.")])
+    worker = Worker(replace(settings, backup_path=tmp_path), retrain=python(ENDS, 0))
+
+    def meanwhile(done: int, total: int) -> None:
+        assert worker.once()
+        assert open_alarms(engine) == []
+
+    back_up(engine, settings, tmp_path / "made.zip", actor="ada", progress=meanwhile)
+    assert [path.name for path in tmp_path.glob("*.zip")] == ["made.zip"]
+    engine.dispose()
+
+
+def test_a_backup_for_which_there_is_no_room(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alarm names the folder that is full; once there is room again, it is over."""
+    engine = open_database(settings.database_url)
+    record(engine, [Rating("Kept?", "Kept.")])
+    worker = Worker(replace(settings, backup_path=tmp_path), retrain=python(ENDS, 0))
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert not worker.once()
+    (alarm,) = open_alarms(engine)
+    assert f"No space left on device. Make room in {tmp_path}, or choose another place." in alarm.message
+    assert worker.once()
+    assert open_alarms(engine) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("minutes", "slow"), [(59, False), (61, True)])
+def test_a_backup_that_takes_longer_than_its_interval(
+    settings: Settings,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    minutes: int,
+    slow: bool,
+) -> None:
+    """It is there, and the log says that what was due meanwhile is left out."""
+    engine = open_database(settings.database_url)
+    record(engine, [Rating("Kept?", "Kept.")])
+    engine.dispose()
+    moment = datetime(2026, 5, 20, 3, tzinfo=UTC)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return moment
+
+    def late(*arguments: Any, **options: Any) -> Backup:
+        nonlocal moment
+        moment += timedelta(minutes=minutes)
+        return back_up_into(*arguments, **options)
+
+    monkeypatch.setattr(module, "datetime", Clock)
+    monkeypatch.setattr(module, "back_up_into", late)
+    hourly = replace(settings, backup_path=tmp_path, backup_schedule="0 * * * *")
+    assert Worker(hourly, retrain=python(ENDS, 0)).once()
+    assert ("longer than from one time of RLHF_BACKUP_SCHEDULE to the next" in caplog.text) is slow
 
 
 @pytest.mark.parametrize(

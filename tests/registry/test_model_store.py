@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -48,7 +49,11 @@ class Machine:
         folder.mkdir()
         self.engine, self._model = engine, model
         self.settings = Settings(
-            database_url=url, model_path=folder / "live.joblib", models_path=STORE, cache_dir=folder / "cache"
+            database_url=url,
+            model_path=folder / "live.joblib",
+            models_path=STORE,
+            outbox_path=folder / "outbox.db",
+            cache_dir=folder / "cache",
         )
         self.database = Database(self.settings)
         self.watch = Watch(self.settings, self.database)
@@ -89,6 +94,7 @@ class Machine:
             "RLHF_DATABASE_URL": settings.database_url,
             "RLHF_MODEL_PATH": str(settings.model_path),
             "RLHF_MODELS_PATH": STORE,
+            "RLHF_OUTBOX_PATH": str(settings.outbox_path),
             "RLHF_CACHE_DIR": str(settings.cache_dir),
             **environ,
         }
@@ -191,7 +197,8 @@ def test_a_store_that_is_away_takes_nothing_from_what_serves(commanded: Callable
 def test_a_training_that_ends_without_the_store_loses_nothing(
     commanded: Callable[[str], Machine], s3: S3Server
 ) -> None:
-    """Its version waits as a candidate, says where and for what, and goes live by itself once the store answers."""
+    """Its version waits as a candidate, says where and for what, and goes live by itself once the store answers; what
+    waits is not in the cache, which may be emptied."""
     here, there = commanded("here"), commanded("there")
     first = here.add(1)
     s3.stop()
@@ -204,6 +211,7 @@ def test_a_training_that_ends_without_the_store_loses_nothing(
     assert registry.settle(here.engine, here.settings) == ""
     assert model_store.waiting(here.settings) == sorted([second.version, third.version])
     assert "wait in" in here.run("doctor")
+    shutil.rmtree(here.settings.cache_dir, ignore_errors=True)
     s3.start()
     assert names() & {f"{second.version}.joblib", f"{third.version}.joblib"} == set()
     with pytest.raises(ModelFileError, match=r"There is no s3://bucket/models/.*, so the version .* cannot be had"):

@@ -151,7 +151,7 @@ def test_from_each_into_each(
     assert {path.name: path.read_bytes() for path in new.models_folder.iterdir()} == names
     assert found.missing == ("passages-1a2b3c.fitted.npy", "passages-1a2b3c.md")
     outbox = Outbox(new.outbox_path, limit=10)
-    assert outbox.all() == [
+    assert [*outbox.all()] == [
         EntryCopy("rating", {"interaction": "y", "text": "refused"}, ["y"], "no such answer"),
         EntryCopy("rating", {"interaction": "x", "text": HOSTILE}, ["x"]),
     ]
@@ -475,7 +475,8 @@ def test_one_at_a_time(sqlite_engine: Engine, plain: Path, tmp_path: Path) -> No
 
 
 def test_only_so_many_are_kept(sqlite_engine: Engine, tmp_path: Path) -> None:
-    """The oldest go, by their names, and never the one that was just made; whatever else is in the folder stays."""
+    """The oldest go, by their names, before them those of a clock that was ahead, and never the one that was just made;
+    whatever else is in the folder stays."""
     folder = tmp_path / "backups"
     folder.mkdir()
     for name in ("rlhf-loop-20250101T000000Z.zip", "rlhf-loop-29990102T000000Z.zip", "rlhf-loop-mine.zip", "a.zip"):
@@ -486,13 +487,35 @@ def test_only_so_many_are_kept(sqlite_engine: Engine, tmp_path: Path) -> None:
     record(sqlite_engine, [Rating("Kept?", "Kept.")])
     backup.back_up_into(sqlite_engine, settings, folder, actor="worker")
     names = sorted(path.name for path in folder.glob("*.zip"))
-    assert names[0] == "a.zip"
-    assert names[1].startswith("rlhf-loop-20")
-    assert names[2:] == ["rlhf-loop-29990102T000000Z.zip", "rlhf-loop-mine.zip"]
+    assert names[:2] == ["a.zip", "rlhf-loop-20250101T000000Z.zip"]
+    assert names[2].startswith("rlhf-loop-20")
+    assert names[3:] == ["rlhf-loop-mine.zip"]
+    (folder / "rlhf-loop-20250101T000000Z.zip").unlink()
+    (folder / names[2]).rename(folder / "rlhf-loop-29990102T000000Z.zip")
     backup.back_up_into(sqlite_engine, replace(settings, backup_keep=1), folder, actor="worker")
     names = sorted(path.name for path in folder.glob("*.zip"))
     assert names[1] < "rlhf-loop-2999"
     assert names[2:] == ["rlhf-loop-mine.zip"]
+
+
+@pytest.mark.parametrize(
+    ("others", "lacking", "gone"),
+    [
+        # A number is when; what lacks something has a !.
+        ("1 2 3 4", False, "1 2"),
+        ("1 2 8 9", False, "8 9"),
+        ("8 9", False, ""),
+        ("1 2 3! 4!", False, ""),
+        ("1! 2 3 4!", False, "1!"),
+        ("1 2 3 4", True, ""),
+        ("1 2! 3! 4!", True, "2!"),
+        ("1! 2! 3", False, ""),
+    ],
+)
+def test_those_that_are_too_many(others: str, lacking: bool, gone: str) -> None:
+    """Three stay, of those that lack something three others, until three that are whole are newer."""
+    marked = {each[0]: each.endswith("!") for each in others.split()}
+    assert sorted(writer._too_many("5", marked, lacking=lacking, keep=3)) == [each[0] for each in gone.split()]
 
 
 def rewritten(file: Path, member: str, content: bytes, **values: Any) -> None:
@@ -532,7 +555,7 @@ def test_altered_content(plain: Path, tmp_path: Path) -> None:
         with pytest.raises(BackupError, match=r"are not those of a database|is not a whole backup"):
             backup.restore(there, new, plain, actor="bob")
     assert untouched(there)
-    assert not new.outbox_path.exists() or not Outbox(new.outbox_path, limit=10).all()
+    assert not new.outbox_path.exists() or not [*Outbox(new.outbox_path, limit=10).all()]
     there.dispose()
 
 

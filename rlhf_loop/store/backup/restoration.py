@@ -376,7 +376,7 @@ def _put_waiting(archive: ZipFile, found: Backup, boxes: Sequence[Outbox], undon
         )
     others = []
     for outbox, entries in zip(boxes, kept, strict=True):
-        there = outbox.all()
+        there = [*outbox.all()]
         mine, theirs = ({(each.kind, json.dumps(each.body)) for each in some} for some in (there, entries))
         others.append([each for each in there if (each.kind, json.dumps(each.body)) not in theirs])
         new = [each for each in entries if (each.kind, json.dumps(each.body)) not in mine]

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,14 @@ from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import ModelState
-from rlhf_loop.errors import BackupError, DatabaseError, ObjectStoreError, OutboxError, VectorStoreError
+from rlhf_loop.errors import (
+    BackupError,
+    BackupRunningError,
+    DatabaseError,
+    ObjectStoreError,
+    OutboxError,
+    VectorStoreError,
+)
 from rlhf_loop.store import audit
 from rlhf_loop.store.backup.archive import (
     ACTION,
@@ -160,27 +167,50 @@ def back_up_into(
     progress: Progress | None = None,
 ) -> Backup:
     """Write a backup into a folder, here or in an object store, named by the time; of those that are named so it and
-    the newest others stay, in all `backup_keep`. After one that lacks something all others stay.
+    the newest others stay, in all `backup_keep`. Those that lack something are counted by themselves, and go with the
+    whole ones that are as old.
 
     Raises:
         BackupError, DatabaseError, ObjectStoreError: see `back_up`. Then all earlier ones stay.
     """
     name = f"rlhf-loop-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip"
     target = target_of(folder)
-    inside = target / name if isinstance(target, Path) else target.inside(name)
-    made = back_up(engine, settings, inside, actor=actor, index=index, progress=progress)
-    if made.lacking:
-        return made
-    # Whatever a clock that was ahead has named the others.
-    others = (each for each in stored(folder) if _NAMED.fullmatch(each) and each != name)
-    gone = sorted(others, reverse=True)[settings.backup_keep - 1 :]
-    for each in gone:
-        with suppress(OSError, ObjectStoreError):
-            (target / each).unlink() if isinstance(target, Path) else target.inside(each).delete()
-    if not isinstance(target, Path):
-        with suppress(ObjectStoreError):
+
+    def inside(each: str) -> Path | Place:
+        return target / each if isinstance(target, Path) else target.inside(each)
+
+    made = back_up(engine, settings, inside(name), actor=actor, index=index, progress=progress)
+    try:
+        lacking = _lacking(engine)
+        others = {each: name_of(inside(each)) in lacking for each in stored(folder) if _NAMED.fullmatch(each)}
+        for each in _too_many(name, others, lacking=bool(made.lacking), keep=settings.backup_keep):
+            gone = inside(each)
+            gone.unlink() if isinstance(gone, Path) else gone.delete()
+        if not isinstance(target, Path):
             target.delete_drafts(older_than=made.made_at - _DRAFTS_STAY)
+    except (OSError, DatabaseError, ObjectStoreError) as error:
+        logger.warning(
+            "The backup %s is there, but earlier ones could not be deleted: %s", name_of(inside(name)), error
+        )
     return made
+
+
+def _too_many(name: str, others: Mapping[str, bool], *, lacking: bool, keep: int) -> list[str]:
+    """Return those of the backups that are too many beside a new one; `others` tells whether they lack something."""
+    # Names that are later than that of the new one are of a clock that was ahead: as if they were older than all.
+    ordered = sorted(others.keys() - {name}, key=lambda each: (each < name, each), reverse=True)
+    same = [each for each in ordered if others[each] == lacking]
+    gone, kept = same[keep - 1 :], same[: keep - 1]
+    if not lacking and len(kept) == keep - 1:
+        gone += [each for each in ordered if others[each] and each < min(kept, default=name)]
+    return gone
+
+
+def _lacking(engine: Engine) -> set[str]:
+    """Return the files of all backups that lack something, as far as the database knows."""
+    made = select(AuditEntry.detail).where(AuditEntry.target == TARGET, AuditEntry.action == ACTION)
+    with reading(engine) as connection:
+        return {str(detail["file"]) for detail in connection.scalars(made) if detail and detail.get("lacking")}
 
 
 def stored(folder: Path | str) -> list[str]:
@@ -408,16 +438,14 @@ def _write_waiting(
         for place, outbox in enumerate(outboxes(settings)):
             with closing(outbox):
                 try:
-                    entries = outbox.all()
+                    for each in outbox.all():
+                        line = json.dumps([place, each.kind, each.body, each.interactions, each.refused])
+                        out(f"{line}\n".encode())
+                        waiting += each.refused is None
+                        refused += each.refused is not None
                 except (OutboxError, ValueError) as error:
                     # What the database has is worth a backup by itself.
                     lacking.append(str(error))
-                    continue
-            for each in entries:
-                line = json.dumps([place, each.kind, each.body, each.interactions, each.refused])
-                out(f"{line}\n".encode())
-                waiting += each.refused is None
-                refused += each.refused is not None
     return waiting, refused
 
 
@@ -461,7 +489,7 @@ def _draft_in(folder: Path, file: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / _LOCK, timeout=0).acquire()
     except Timeout:
-        raise BackupError(
+        raise BackupRunningError(
             Message(
                 "Another backup is being written to {folder}. Wait for it, or choose another folder.",
                 folder=str(folder),
@@ -484,10 +512,11 @@ def _draft_in(folder: Path, file: str) -> Iterator[Path]:
         except OSError as error:
             raise BackupError(
                 Message(
-                    "The backup {file} cannot be written: {why}. Choose another place, or make room. What was there is "
-                    "there.",
+                    "The backup {file} cannot be written: {why}. Make room in {folder}, or choose another place. What "
+                    "was there is there.",
                     file=file,
                     why=str(error.strerror or error),
+                    folder=str(folder.absolute()),
                 )
             ) from error
         finally:
