@@ -27,6 +27,7 @@ from rlhf_loop.registry.runs import mark_dead_runs
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.backup import Index, back_up_into, holds_nothing, stored
 from rlhf_loop.store.engine import ensure_schema, make_engine, scrub
+from rlhf_loop.utils.translation import Message
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +178,9 @@ class Worker:
         except Exception as error:
             if not self._stopped.is_set():
                 said = error.args[0] if isinstance(error, RlhfLoopError) else f"{type(error).__name__}: {error}"
+                if not isinstance(error, BackupError):
+                    # A store, a database or an index, which speaks of itself.
+                    said = Message.joined(Message("No backup could be made; those of before are there."), said)
                 with suppress(Exception):  # the first one is what is said
                     detail = {"folder": self._settings.shown()["backup_path"]}
                     raise_alarm(self._engine, AlarmKind.BACKUP, said, detail=detail)

@@ -124,7 +124,10 @@ def test_a_store_that_is_away(s3: S3Server, sqlite_engine: Engine, settings: Set
     assert not Worker(settings, retrain=retrain).once()
     (alarm,) = open_alarms(sqlite_engine)
     assert (alarm.kind, alarm.detail) == ("backup", {"folder": FOLDER})
-    assert re.search(r"s3://bucket/backups.*cannot be read or written: .*Check the network", alarm.message)
+    assert re.search(
+        r"^No backup could be made; .*s3://bucket/backups.*cannot be read or written: .*Check the network",
+        alarm.message,
+    )
     s3.start()
     assert names() == before
     s3.forbid("s3:PutObject")
