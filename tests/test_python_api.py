@@ -61,7 +61,12 @@ def test_the_loop_in_python(settings: Settings, encoder: TextEncoder, tmp_path: 
         promote_model(database, settings, second.version, actor=nameless)
     with pytest.raises(ValueError, match=r"None is not a valid version\. Pass its name"):
         promote_model(database, settings, nameless, actor="anna")
-    contest = compare_models(database, settings, 2, first.version.version, encoder=encoder)
+    seen = list[tuple[int, int]]()
+    contest = compare_models(
+        database, settings, 2, first.version.version, encoder=encoder, progress=lambda *done: seen.append(done)
+    )
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
     assert (contest.first.version, contest.second.version) == (second.version.version, first.version.version)
     assert contest.questions > 0
 

@@ -386,8 +386,8 @@ def compare_versions(first: str, second: str, as_json: bool) -> None:
     from rlhf_loop.registry.contest import compare_models
 
     engine, settings = open_ratings(), read_settings()
-    with working("Comparing", kept=UNCHANGED):
-        found = compare_models(engine, settings, first, second)
+    with progress_bar("Comparing", kept=UNCHANGED) as progress:
+        found = compare_models(engine, settings, first, second, progress=progress)
     if as_json:
         values = {"a": found.first.version, "b": found.second.version}
         counts = {"questions": found.questions, "answers": found.answers}
@@ -422,9 +422,12 @@ def gaming(questions: int, policy: Path | None, as_json: bool) -> None:
     engine, settings = open_ratings(), read_settings()
     encoder = load_encoder(settings, serving=True)
     ranker = Ranker(settings, encoder=encoder, record=0, even_if_off=True)
-    with working("Scoring", kept=UNCHANGED):
-        found = gaming_report(engine, ranker, questions=questions)
-        moved = policy_drift(engine, policy_answers(policy), encoder=encoder, ranker=ranker) if policy else None
+    with progress_bar("Scoring", kept=UNCHANGED) as progress:
+        found = gaming_report(engine, ranker, questions=questions, progress=progress)
+    moved = None
+    if policy is not None:
+        with working("Comparing the policy's answers", kept=UNCHANGED):
+            moved = policy_drift(engine, policy_answers(policy), encoder=encoder, ranker=ranker)
     if as_json:
         print_json({**asdict(found), "summary": found.summary, "policy": moved and asdict(moved)})
         return
@@ -450,8 +453,9 @@ def compare_encoders_(first: str, second: str, as_json: bool) -> None:
     from rlhf_loop.registry.contest import compare_encoders
 
     engine, settings = open_ratings(), read_settings()
-    with working("Training with both", kept=f"{UNCHANGED} Vectors that were made are in the cache."):
-        found = compare_encoders(engine, settings, first, second)
+    kept = f"{UNCHANGED} Vectors that were made are in the cache."
+    with progress_bar("Training with both", kept=kept) as progress:
+        found = compare_encoders(engine, settings, first, second, progress=progress)
     if as_json:
         print_json(asdict(found))
         return

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import count, groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,10 +129,18 @@ class PolicyDrift:
         return tuple(name for name, shift in self.shifts.items() if shift.index >= MOVED and shift.p < RARE)
 
 
-def gaming_report(engine: Engine, ranker: Ranker, *, questions: int = QUESTIONS, seed: int = 0) -> GamingReport:
+def gaming_report(
+    engine: Engine,
+    ranker: Ranker,
+    *,
+    questions: int = QUESTIONS,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> GamingReport:
     """Change rated answers, and say what that does to their scores by the live model.
 
-    Of each question one answer is changed, among its siblings: a bad one where there is a good one, too.
+    Of each question one answer is changed, among its siblings: a bad one where there is a good one, too. `progress`
+    gets how many scorings are done, and how many there are.
 
     Raises:
         ValueError: nothing is rated yet.
@@ -142,9 +150,16 @@ def gaming_report(engine: Engine, ranker: Ranker, *, questions: int = QUESTIONS,
     asked = _drawn(engine, draw, questions)
     if not asked:
         raise ValueError("Nothing is rated yet, so there is no answer to change. Collect ratings at /review first.")
-    versions, before = set[str](), list[list[float]]()
+    versions, before, scored = set[str](), list[list[float]](), count(1)
+
+    def scores(prompt: str, texts: list[str]) -> list[float]:
+        found = _scores(ranker, prompt, texts, versions)
+        if progress is not None:
+            progress(next(scored), (1 + len(_CHANGES)) * len(asked))
+        return found
+
     for answers in asked:
-        before.append(_scores(ranker, answers[0].prompt, [each.response for each in answers], versions))
+        before.append(scores(answers[0].prompt, [each.response for each in answers]))
     chosen = [_worst(answers, draw) for answers in asked]
     changes = []
     for name, change in _CHANGES.items():
@@ -155,7 +170,7 @@ def gaming_report(engine: Engine, ranker: Ranker, *, questions: int = QUESTIONS,
             texts[which] = change(answers[0].prompt, texts[which], another)
             if blank(texts[which]):
                 continue
-            new = _scores(ranker, answers[0].prompt, texts, versions)
+            new = scores(answers[0].prompt, texts)
             gains.append(logit(new[which]) - logit(old[which]))
             better = [other for other, each in enumerate(answers) if each.good and not answers[which].good]
             passed += [new[which] > new[other] for other in better if old[which] <= old[other]]

@@ -16,6 +16,7 @@ from rlhf_loop.encoders.runtime import resident_megabytes
 from rlhf_loop.registry.versions import Version, find, fitted_questions, load
 from rlhf_loop.training.comparison import Comparison, Comparisons, compare, predict
 from rlhf_loop.training.data import TrainingSet, training_set
+from rlhf_loop.training.fit import Progress
 from rlhf_loop.training.train import TrainingResult, train
 from rlhf_loop.utils.text import html_table
 
@@ -58,11 +59,12 @@ def compare_models(
     second: str | int | Version,
     *,
     encoder: TextEncoder | None = None,
+    progress: Progress | None = None,
 ) -> Contest:
     """Compare two versions by experts' ratings, on questions that neither was fitted on; the first less the second.
 
     A version is known by its name, the beginning of it, or its number. Without an `encoder`, that of the settings is
-    loaded.
+    loaded. `progress` gets how much is scored, and how much there is.
 
     Raises:
         RegistryError: there is no such version, or several.
@@ -80,7 +82,10 @@ def compare_models(
             unknown.append(version.version)
         else:
             rows &= ~data.seen(fitted)
-    ours, theirs = (predict(model, data, rows, encoder) for model in models)
+    ours, theirs = (
+        predict(model, data, rows, encoder, progress=_part_of_two(progress, place))
+        for place, model in enumerate(models)
+    )
     rows &= np.isfinite(ours) & np.isfinite(theirs)
     found = compare(data.predictions(ours[rows], rows), theirs[rows])
     return Contest(*both, len(np.unique(data.prompt[rows])), int(rows.sum()), found, tuple(unknown))
@@ -116,11 +121,13 @@ class EncoderContest:
     found: Comparisons
 
 
-def compare_encoders(engine: Engine, settings: Settings, first: str, second: str, *, seed: int = 0) -> EncoderContest:
+def compare_encoders(
+    engine: Engine, settings: Settings, first: str, second: str, *, seed: int = 0, progress: Progress | None = None
+) -> EncoderContest:
     """Compare two encoders, named as `RLHF_ENCODER` names them, by experts' ratings; the first less the second.
 
     With each a model is trained, and judged on questions that it was not fitted on. Of very many ratings a sample of
-    the questions is taken.
+    the questions is taken. `progress` gets how much of both trainings is done, and how much there is.
 
     Raises:
         EncoderError: one of them is not there.
@@ -131,10 +138,10 @@ def compare_encoders(engine: Engine, settings: Settings, first: str, second: str
         order = np.random.default_rng(seed).permutation(int(data.prompt.max()) + 1)
         data = data.only(order[data.prompt] < len(order) * MOST_ANSWERS / len(data.row))
     results, trained = [], []
-    for name in (first, second):
+    for place, name in enumerate((first, second)):
         own = _settings_for(settings, name)
         encoder = load_encoder(own)
-        of = train(data, encoder=encoder, recipe="passages", seed=seed)
+        of = train(data, encoder=encoder, recipe="passages", seed=seed, progress=_part_of_two(progress, place))
         results.append(_measured(encoder, own, data, of))
         trained.append(of)
     ours, theirs = (of.probability for of in trained)
@@ -142,6 +149,10 @@ def compare_encoders(engine: Engine, settings: Settings, first: str, second: str
     rows = of.judged & np.isfinite(ours) & np.isfinite(theirs)
     found = compare(of.data.predictions(ours[rows], rows), theirs[rows])
     return EncoderContest(results[0], results[1], len(np.unique(of.data.prompt[rows])), int(rows.sum()), found)
+
+
+def _part_of_two(progress: Progress | None, place: int) -> Progress | None:
+    return None if progress is None else lambda done, total: progress(place * total + done, 2 * total)
 
 
 def _settings_for(settings: Settings, name: str) -> Settings:

@@ -150,9 +150,16 @@ def by_chance_within(of: Predictions) -> float:
     return found
 
 
-def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEncoder) -> Floats:
+def predict(
+    model: RewardModel,
+    data: TrainingSet,
+    rows: Mask,
+    encoder: TextEncoder,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Floats:
     """Return what the model says of those rated answers, among all candidates of their questions; nan for the others
-    and for those whose texts are gone.
+    and for those whose texts are gone. `progress` gets how many candidates are done, and how many there are.
     """
     found = np.full(len(data.row), np.nan)
     wanted = np.zeros(len(data.candidates), dtype=np.bool_)
@@ -161,11 +168,12 @@ def predict(model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEnco
     place[data.row[rows]] = np.flatnonzero(rows)
     for chunk in data.chunks():
         kept = chunk.only(wanted)
-        if not kept.questions:
-            continue
-        scores = np.concatenate(model.score(kept.questions, encoder))
-        of = place[kept.row]
-        found[of[of >= 0]] = scores[of >= 0]
+        if kept.questions:
+            scores = np.concatenate(model.score(kept.questions, encoder))
+            of = place[kept.row]
+            found[of[of >= 0]] = scores[of >= 0]
+        if progress is not None and len(chunk.row):
+            progress(int(chunk.row[-1]) + 1, len(data.candidates))
     return found
 
 

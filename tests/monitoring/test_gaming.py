@@ -68,7 +68,9 @@ def found(report: GamingReport) -> set[str]:
 def test_what_a_model_can_be_fooled_by_is_found(sqlite_engine: Engine, rule: Any, pays: set[str]) -> None:
     """And said; what changes nothing does not pay."""
     rated(sqlite_engine)
-    report = gaming_report(sqlite_engine, Judge(rule), questions=20)  # type: ignore[arg-type]
+    seen = list[tuple[int, int]]()
+    report = gaming_report(sqlite_engine, Judge(rule), questions=20, progress=lambda *done: seen.append(done))  # type: ignore[arg-type]
+    assert seen == [(done, len(seen)) for done in range(1, len(seen) + 1)]
     assert pays <= found(report)
     assert bool(found(report)) == bool(pays)
     assert ("can be gamed" in report.summary) == bool(pays)

@@ -45,7 +45,12 @@ def test_the_better_encoder_is_told(
     monkeypatch.setattr(contest, "load_encoder", load)
     monkeypatch.setattr(contest, "encoder_megabytes", lambda settings: 12.3 if settings.encoder == "blind" else None)
     settings = Settings(encoder="quick", encoder_path=tmp_path, encoder_precision="fp32")
-    found = contest.compare_encoders(sqlite_engine, settings, "quick", "blind")
+    seen = list[tuple[int, int]]()
+    found = contest.compare_encoders(
+        sqlite_engine, settings, "quick", "blind", progress=lambda *done: seen.append(done)
+    )
+    assert seen == sorted(seen)
+    assert seen[-1][0] == seen[-1][1]
     assert [each.encoder_path for each in asked] == [tmp_path, None]
     assert (found.questions, found.answers) == (50, 200)
     assert found.found.auc is not None
