@@ -23,7 +23,6 @@ started = time.perf_counter()
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import load_encoder
 from rlhf_loop.training.train import train
-import sklearn.linear_model
 examples = EXAMPLES
 imported = time.perf_counter()
 encoder = load_encoder(Settings.from_env())
