@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from databases import sqlite_database
+from patience import until
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from raters import PASSWORD, put_answers, put_people
-from served_app import served_app
+from served_app import Connections, served_app
 from sqlalchemy import delete
 from sqlalchemy.engine import Engine
 from test_browser import CHROMIUM, complaint, launched, patient
@@ -36,7 +38,8 @@ class Desk:
         app = create_app(Settings(database_url=url, rate_limit="0", review_daily_goal=5), service=FakeService(GOOD))
         self.opened = ExitStack()
         self.opened.callback(self.engine.dispose)
-        self.url = self.opened.enter_context(served_app(app))
+        self.connections = Connections()
+        self.url = self.opened.enter_context(served_app(app, connections=self.connections))
         self.signed_in: dict[str, Any] = {}
         for name in ("anna", "dora"):
             with closing(patient(browser, base_url=self.url)) as context:
@@ -46,6 +49,10 @@ class Desk:
                 self.signed_in[name] = context.storage_state()
 
     def empty(self) -> None:
+        # What a page has sent that is closed by now would take answers of the next test. The server takes connections
+        # in their order, so by this one it has taken all of them.
+        urlopen(f"{self.url}/healthz").close()
+        until(lambda: not self.connections.open)
         with self.engine.begin() as connection:
             connection.execute(delete(Interaction))
             connection.execute(delete(Guideline))

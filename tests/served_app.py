@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -18,10 +19,38 @@ class _Quiet(WSGIRequestHandler):
         pass
 
 
+class Connections:
+    """Connections that a server has taken and not ended yet."""
+
+    def __init__(self) -> None:
+        self._lock, self.open = threading.Lock(), 0
+
+    def count(self, server: ThreadingMixIn) -> None:
+        """Count those of a server from now on."""
+        begin, work = server.process_request, server.process_request_thread
+
+        def begun(*connection: Any) -> None:
+            with self._lock:
+                self.open += 1
+            begin(*connection)
+
+        def worked(*connection: Any) -> None:
+            try:
+                work(*connection)
+            finally:
+                with self._lock:
+                    self.open -= 1
+
+        server.process_request, server.process_request_thread = begun, worked  # type: ignore[method-assign]
+
+
 @contextmanager
-def served_app(app: WSGIApplication, *, threaded: bool = True) -> Iterator[str]:
+def served_app(app: WSGIApplication, *, threaded: bool = True, connections: Connections | None = None) -> Iterator[str]:
     """Serve on a free port of loopback; the address, without a slash at its end."""
     server = make_server("127.0.0.1", 0, _at_once(app), threaded=threaded, request_handler=_Quiet)
+    if connections is not None:
+        assert isinstance(server, ThreadingMixIn)
+        connections.count(server)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

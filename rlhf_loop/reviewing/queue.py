@@ -71,12 +71,8 @@ def next_item(
     if ahead_of is not None:
         renew(engine, ahead_of, reviewer=reviewer, settings=settings, now=now)
         rater = replace(rater, until=rater.until - _AHEAD)
-    with reading(engine) as connection:
-        mine = _open(connection, reviewer)
-    for interaction_key in mine:
-        with transaction(engine) as connection:
-            if interaction_key != ahead_of and _resume(connection, interaction_key, rater, settings):
-                return assigned_item(connection, interaction_key, reviewer=reviewer)
+    if item := _resumed(engine, rater, settings, ahead_of):
+        return item
     with reading(engine) as connection:
         others_field, own_field = fields(connection, reviewer) if out_of_field else ((), ())
     for _ in range(_ATTEMPTS):
@@ -98,8 +94,9 @@ def next_item(
         if item := _first_free(engine, last, rater, settings):
             return item
         if not found and not last:
-            return None
-    return None
+            break
+    # Of two requests of the rater at one moment, the other one may have got the last answer.
+    return _resumed(engine, rater, settings, ahead_of)
 
 
 def item(engine: Engine, interaction_key: int, *, reviewer: str) -> ReviewItem:
@@ -205,6 +202,17 @@ def _open(connection: Connection, reviewer: str) -> list[int]:
     )
     found = select(newest.c.interaction_key).where(newest.c.state == "open").order_by(newest.c.leased_until.desc())
     return list(connection.execute(found).scalars())
+
+
+def _resumed(engine: Engine, rater: Rater, settings: Settings, ahead_of: int | None) -> ReviewItem | None:
+    """Give the rater an answer again that they have open, None if there is none but `ahead_of`."""
+    with reading(engine) as connection:
+        mine = _open(connection, rater.name)
+    for interaction_key in mine:
+        with transaction(engine) as connection:
+            if interaction_key != ahead_of and _resume(connection, interaction_key, rater, settings):
+                return assigned_item(connection, interaction_key, reviewer=rater.name)
+    return None
 
 
 def _resume(connection: Connection, interaction_key: int, rater: Rater, settings: Settings) -> bool:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from patience import PATIENCE_S
-from sqlalchemy import Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating, Review, ReviewerRole
@@ -17,11 +17,23 @@ from rlhf_loop.reviewing import (
     next_item,
     previous_item,
     progress,
+    queue,
     renew,
     skip,
     submit,
 )
-from rlhf_loop.reviewing.candidates import Facts, Turn, Why, in_overlap, part, turn, value, wanted
+from rlhf_loop.reviewing.candidates import (
+    Facts,
+    QueueCandidate,
+    Rater,
+    Turn,
+    Why,
+    in_overlap,
+    part,
+    turn,
+    value,
+    wanted,
+)
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.interactions import rate, record
 from rlhf_loop.store.tables import AnswerScore, Assignment, Interaction
@@ -299,6 +311,20 @@ def test_an_answer_fetched_ahead_comes_second(engine: Engine) -> None:
     assert taken(engine, "cid", now=NOW + timedelta(minutes=40)).interaction_key == ahead.interaction_key
     with pytest.raises(LookupError, match="was not given"):
         next_item(engine, reviewer="ann", settings=ALONE, ahead_of=10**12)
+
+
+def test_two_requests_of_a_rater_at_one_moment(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are given the last answer, not one of them nothing."""
+    [last], look, other = answers(engine, 1), queue.candidates, list[ReviewItem | None]()
+
+    def meanwhile(connection: Connection, rater: Rater, settings: Settings) -> list[QueueCandidate]:
+        monkeypatch.setattr(queue, "candidates", look)
+        found = look(connection, rater, settings)
+        other.append(take(engine))
+        return found
+
+    monkeypatch.setattr(queue, "candidates", meanwhile)
+    assert [each and each.interaction_key for each in (take(engine), *other)] == [last, last]
 
 
 def test_questions_of_other_fields_come_last(engine: Engine) -> None:
