@@ -201,33 +201,21 @@ def next_pair(engine: Engine, *, reviewer: str, settings: Settings, now: datetim
     A pair that the rater has open comes first; else those that the model thinks nearly as good as each other.
     """
     now = now or datetime.now(UTC)
-    opened = (
-        select(PairAssignment.first_id, PairAssignment.second_id, PairAssignment.leased_until)
-        .where(PairAssignment.reviewer == reviewer, PairAssignment.state == "open")
-        .order_by(PairAssignment.leased_until.desc())
-        .limit(1)
-    )
-    with reading(engine) as connection:
-        mine = connection.execute(opened).first()
-    if mine is not None:
-        with transaction(engine) as connection:
-            again = FoundPair(mine.first_id, mine.second_id)
-            _lock(connection, again)
-            if mine.leased_until > now or is_free(connection, again, reviewer, settings, now, again=True):
-                _set(connection, reviewer, again, leased_until=max(mine.leased_until, lease(settings, now)))
-                return _pair(connection, again, reviewer)
+    if again := _resumed(engine, reviewer, settings, now):
+        return again
     for _ in range(_ATTEMPTS):
         with reading(engine) as connection:
             found = pair_candidates(connection, reviewer)
         if not found:
-            return None
+            break
         for each in found:
             with transaction(engine) as connection:
                 if _lock(connection, each) and is_free(connection, each, reviewer, settings, now):
                     times = {"assigned_at": now, "leased_until": lease(settings, now)}
                     connection.execute(insert(PairAssignment), {"reviewer": reviewer, **field_values(each), **times})
                     return _pair(connection, each, reviewer)
-    return None
+    # Of two requests of the rater at one moment, the other one may have got the last pair.
+    return _resumed(engine, reviewer, settings, now)
 
 
 def prefer(
@@ -302,6 +290,27 @@ def undo_pair(
         until = lease(settings or Settings(), now or datetime.now(UTC))
         _set(connection, reviewer, pair, state="open", leased_until=until)
         return _pair(connection, pair, reviewer)
+
+
+def _resumed(engine: Engine, reviewer: str, settings: Settings, now: datetime) -> PairItem | None:
+    """Give the rater the pair again that they have open, None if there is none, or others have taken its place."""
+    opened = (
+        select(PairAssignment.first_id, PairAssignment.second_id, PairAssignment.leased_until)
+        .where(PairAssignment.reviewer == reviewer, PairAssignment.state == "open")
+        .order_by(PairAssignment.leased_until.desc())
+        .limit(1)
+    )
+    with reading(engine) as connection:
+        mine = connection.execute(opened).first()
+    if mine is None:
+        return None
+    with transaction(engine) as connection:
+        again = FoundPair(mine.first_id, mine.second_id)
+        _lock(connection, again)
+        if mine.leased_until <= now and not is_free(connection, again, reviewer, settings, now, again=True):
+            return None
+        _set(connection, reviewer, again, leased_until=max(mine.leased_until, lease(settings, now)))
+        return _pair(connection, again, reviewer)
 
 
 def _lock(connection: Connection, pair: FoundPair) -> bool:

@@ -4,11 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, delete, insert, select
+from sqlalchemy import Connection, Engine, delete, insert, select
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Rating
-from rlhf_loop.reviewing import PairItem, next_pair, prefer, progress, skip_pair, undo_pair
+from rlhf_loop.reviewing import PairItem, comparisons, next_pair, prefer, progress, skip_pair, undo_pair
+from rlhf_loop.reviewing.comparisons import FoundPair
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.interactions import rate, record
@@ -62,6 +63,21 @@ def stored(engine: Engine) -> list[tuple[str, int, int, str, str | None]]:
     columns = (Preference.reviewer, Preference.first_id, Preference.second_id, Preference.preferred, Preference.comment)
     with reading(engine) as connection:
         return [tuple(row) for row in connection.execute(select(*columns).order_by(Preference.id))]
+
+
+def test_two_requests_of_a_rater_at_one_moment(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are given the last pair, not one of them nothing."""
+    first, second = question(engine, "q", 0.6, 0.5)
+    look, other = comparisons.pair_candidates, list[PairItem | None]()
+
+    def meanwhile(connection: Connection, reviewer: str) -> list[FoundPair]:
+        monkeypatch.setattr(comparisons, "pair_candidates", look)
+        found = look(connection, reviewer)
+        other.append(take(engine))
+        return found
+
+    monkeypatch.setattr(comparisons, "pair_candidates", meanwhile)
+    assert [ids(each) for each in (take(engine), *other)] == [(first, second), (first, second)]
 
 
 def test_the_closest_pairs_come_first(engine: Engine) -> None:
