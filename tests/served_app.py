@@ -41,7 +41,7 @@ class Connections:
                 with self._lock:
                     self.open -= 1
 
-        server.process_request, server.process_request_thread = begun, worked  # type: ignore[method-assign]
+        server.process_request, server.process_request_thread = begun, worked  # type: ignore
 
 
 @contextmanager
