@@ -7,11 +7,14 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 def parsed(address: str | None) -> IPv4Address | IPv6Address | None:
     """Return the address without its zone, an IPv4 one within an IPv6 one as such; None if it is not a valid one."""
+    bare, percent, _ = (address or "").partition("%")
     try:
-        found = ip_address((address or "").partition("%")[0])
+        found = ip_address(bare)
     except ValueError:
         return None
-    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
+    if isinstance(found, IPv6Address):
+        return found.ipv4_mapped or found
+    return None if percent else found  # only IPv6 has zones
 
 
 def is_loopback(host: str | None) -> bool:

@@ -58,6 +58,8 @@ FORM_HEADER = "X-Form-Token"
 _DOWN_S = 5.0
 #: So long a request waits to note that it was made, where others write.
 _NOTE_PATIENCE_S = 0.1
+#: By how much the question whether somebody may still be here is put off at most, while it cannot be noted.
+_PUT_OFF = timedelta(minutes=1)
 #: So long a request waits for its turn to be counted, and so long the others of its process count alone after that.
 _COUNTING_S, _ALONE_S = 2.0, 5.0
 #: Health checks come every few seconds from one address, and a page brings its files along.
@@ -414,15 +416,15 @@ class Guard:
         proof, asked = session.proof, session.checked_at
         if asked is None or proof.tokens is None or proof.subject is None:
             return session.user
-        if now < asked + timedelta(seconds=self._settings.oidc_recheck_s):
+        due = asked + timedelta(seconds=self._settings.oidc_recheck_s)
+        if now < due or self.provider.breaker.rest_s():
             return session.user
-        if self.provider.breaker.rest_s():
-            return session.user
-        # One request asks, and the others go on with what held: a token for that may be worth one use.
-        take_check = partial(sessions.take_check, secret=secret, found=session, keeping=self._keeping, now=now)
-        if not self._note(take_check):
-            return session.user
+        # One request asks, and the others go on with what held: a token for that may be worth one use. While somebody
+        # else holds the database it is put off, but not for ever.
         engine = self._database.engine()
+        take_check = partial(sessions.take_check, secret=secret, found=session, keeping=self._keeping, now=now)
+        if not (self._note(take_check) if now < due + _PUT_OFF else take_check(engine)):
+            return session.user
         end_check = partial(sessions.end_check, secret=secret, keeping=self._keeping, now=now)
         try:
             # New tokens are waited for with patience: the former ones may be worth nothing any more.

@@ -78,6 +78,8 @@ def test_settings_that_cannot_be_are_refused_at_the_start(
         ("192.168.1.2", False),
         ("", False),
         ("localhost.example.org", False),
+        ("127.0.0.1%.example.org", False),
+        ("::1%lo", True),
     ],
 )
 def test_what_only_this_machine_reaches(host: str, loopback: bool) -> None:

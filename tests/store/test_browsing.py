@@ -11,6 +11,7 @@ from v1_apps import caller
 
 from rlhf_loop.domain import Rating, ReviewerRole
 from rlhf_loop.store import queries
+from rlhf_loop.store.engine import transaction
 from rlhf_loop.store.interactions import rate, record
 from rlhf_loop.store.queries import Filters
 
@@ -85,6 +86,27 @@ def test_pages_are_whole_while_others_write(many: Engine) -> None:
         if cursor is None:
             break
     assert "".join(seen) == "fedcba"
+
+
+def test_times_that_plain_sql_has_written(sqlite_engine: Engine) -> None:
+    """SQLite orders times as texts; whatever their form was, each answer comes once, in the order of time."""
+    offered(sqlite_engine, "e", created_at=NOON + timedelta(seconds=4))
+    insert = "INSERT INTO rlhf_interactions (user_prompt, ai_response, external_id, created_at) VALUES ('Why?', 'So.', "
+    with transaction(sqlite_engine) as connection:
+        for said in (
+            *("'a', '2026-11-23 12:00:00'", "'b', '2026-11-23T12:00:01.5+00:00'"),
+            *("'c', '2026-11-23 14:00:02+02:00'", "'d', '2020-01-01'"),
+        ):
+            connection.exec_driver_sql(f"{insert}{said})")
+        moved = "SET created_at = '2026-11-23 12:00:03.123' WHERE external_id = 'd'"
+        connection.exec_driver_sql(f"UPDATE rlhf_interactions {moved}")
+    found, cursor, filters = "", None, Filters(created_after=NOON - timedelta(days=1))
+    while len(found) < 6:
+        page = queries.interactions(sqlite_engine, filters, limit=1, cursor=cursor)
+        found, cursor = found + "".join(names(page)), page.next
+        if cursor is None:
+            break
+    assert found == "edcba"
 
 
 def test_with_a_time_pages_are_in_its_order(engine: Engine) -> None:

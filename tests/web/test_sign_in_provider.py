@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ from identity_provider import CLIENT, THE_PROVIDERS_OWN, IdentityProvider, ident
 from joserfc.jwk import RSAKey
 from patience import PATIENCE_S
 from people_fakes import PASSWORD, Browser, Site, actions
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, update
 from werkzeug.test import TestResponse
 
 from rlhf_loop.accounts import links, sessions, users
@@ -31,6 +31,8 @@ from rlhf_loop.accounts.oidc import Provider
 from rlhf_loop.domain import User, UserRole
 from rlhf_loop.errors import ConfigError
 from rlhf_loop.store import audit
+from rlhf_loop.store.engine import transaction
+from rlhf_loop.store.tables import Session
 from rlhf_loop.web import create_app
 
 pytestmark = THE_PROVIDERS_OWN
@@ -489,6 +491,24 @@ def test_a_check_that_cannot_be_noted(site: Site, provider: IdentityProvider) ->
     # A process that has not met the lock: the other one leaves the database alone for some seconds.
     browser.client.application = site.another_process()
     assert is_in(browser)
+    assert len(provider.asked("/oauth2/token")) == before + 1
+
+
+def test_a_check_is_not_put_off_for_ever(site: Site, provider: IdentityProvider) -> None:
+    """Once it is a minute late, the request waits until the database has noted it, and the provider is asked."""
+    browser = sign_in(site, provider, "s-1")
+    before = len(provider.asked("/oauth2/token"))
+    with transaction(site.engine) as connection:
+        connection.execute(update(Session).values(checked_at=datetime.now(UTC) - timedelta(minutes=5)))
+    with closing(
+        sqlite3.connect(str(site.engine.url.database), isolation_level=None, check_same_thread=False)
+    ) as others:
+        others.execute("BEGIN IMMEDIATE")
+        # Longer than a note would be waited for.
+        release = threading.Timer(0.5, others.rollback)
+        release.start()
+        assert is_in(browser)
+        release.join()
     assert len(provider.asked("/oauth2/token")) == before + 1
 
 

@@ -182,7 +182,7 @@ def back_up_into(
     made = back_up(engine, settings, inside(name), actor=actor, index=index, progress=progress)
     try:
         lacking = _lacking(engine)
-        others = {each: name_of(inside(each)) in lacking for each in stored(folder) if _NAMED.fullmatch(each)}
+        others = {each: each in lacking for each in stored(folder) if _NAMED.fullmatch(each)}
         for each in _too_many(name, others, lacking=bool(made.lacking), keep=settings.backup_keep):
             gone = inside(each)
             gone.unlink() if isinstance(gone, Path) else gone.delete()
@@ -207,10 +207,15 @@ def _too_many(name: str, others: Mapping[str, bool], *, lacking: bool, keep: int
 
 
 def _lacking(engine: Engine) -> set[str]:
-    """Return the files of all backups that lack something, as far as the database knows."""
+    """Return the names of all backups that lack something, as far as the database knows: without the folder, which may
+    be reached by several ways."""
     made = select(AuditEntry.detail).where(AuditEntry.target == TARGET, AuditEntry.action == ACTION)
     with reading(engine) as connection:
-        return {str(detail["file"]) for detail in connection.scalars(made) if detail and detail.get("lacking")}
+        return {
+            str(detail["file"]).replace("\\", "/").rpartition("/")[2]
+            for detail in connection.scalars(made)
+            if detail and detail.get("lacking")
+        }
 
 
 def stored(folder: Path | str) -> list[str]:

@@ -14,7 +14,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the indices and the column, with triggers that keep it."""
+    """Add the indices and the column, with triggers that keep it, and on SQLite the one form of times."""
+    if on_sqlite():
+        op.execute(f"UPDATE rlhf_interactions SET created_at = {_IN_OUR_FORM} WHERE {_IN_ANOTHER_FORM}")
     create_index("rlhf_interactions", "created_at", ["created_at", "id"])
     for column in texts("decided", null=True):
         op.add_column("rlhf_reviews", column)
@@ -30,7 +32,21 @@ def upgrade() -> None:
         op.execute(statement)
 
 
-_SQLITE_TRIGGERS = tuple(
+# SQLite keeps times as texts, and finds and orders them as such. Plain SQL may write them in other forms.
+
+_IN_OUR_FORM = "strftime('%Y-%m-%d %H:%M:%f000', created_at)"
+_IN_ANOTHER_FORM = f"created_at NOT GLOB '????-??-?? ??:??:??.??????' AND {_IN_OUR_FORM} IS NOT NULL"
+_SQLITE_TIMES = tuple(
+    f"""
+    CREATE TRIGGER rlhf_interaction_{done} AFTER {event} ON rlhf_interactions
+    WHEN {_IN_ANOTHER_FORM.replace("created_at", "NEW.created_at")} BEGIN
+        UPDATE rlhf_interactions SET created_at = {_IN_OUR_FORM} WHERE id = NEW.id;
+    END
+    """
+    for done, event in (("timed", "INSERT"), ("timed_anew", "UPDATE OF created_at"))
+)
+
+_SQLITE_TRIGGERS = _SQLITE_TIMES + tuple(
     f"""
     CREATE TRIGGER rlhf_correction_{done} AFTER {event} ON rlhf_correction_decisions BEGIN
         UPDATE rlhf_reviews SET decided = {value} WHERE id = {row}.review_id;
