@@ -180,6 +180,8 @@ def old(engine: Engine) -> Engine:
         on = "" if connection.dialect.name == "sqlite" else " ON {}"
         for trigger in ("decided", "decided_anew", "undecided") if not on else ("decided",):
             connection.execute(text(f"DROP TRIGGER rlhf_correction_{trigger}{on.format('rlhf_correction_decisions')}"))
+        for trigger in ("timed", "timed_anew") if not on else ():
+            connection.execute(text(f"DROP TRIGGER rlhf_interaction_{trigger}"))
         for table in ("rlhf_reviews", "rlhf_preferences"):
             connection.execute(text(f"DROP TRIGGER {table}_said_anew{on.format(table)}"))
             connection.execute(text(f"ALTER TABLE {table} DROP COLUMN imported"))
