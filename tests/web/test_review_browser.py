@@ -202,6 +202,7 @@ def test_flag_and_help(open_page: Open, desk: Desk) -> None:
     press(page, "f")
     said(page, "Flagged as harmful.")
     expect(page.get_by_label("Harmful")).to_be_checked()
+    expect(page.locator("[data-saved]")).to_have_text("Draft saved")
     page.keyboard.press("?")
     help = page.get_by_role("dialog", name="Keys")
     expect(help).to_contain_text("Correct the answer")
@@ -212,7 +213,10 @@ def test_flag_and_help(open_page: Open, desk: Desk) -> None:
     page.get_by_role("button", name="Help").click()
     help.get_by_label("Single keys are on").uncheck()
     help.get_by_role("button", name="Close").click()
+    flagged = ready(page)
     page.reload()
+    assert ready(page) == flagged
+    expect(page.get_by_label("Harmful")).to_be_checked()
     press(page, "4", "u", "?")
     expect(help).to_be_hidden()
     assert reviews(desk.engine) == []
