@@ -163,7 +163,7 @@ def agreement_by_month(engine: Engine, *, seed: int = 0) -> list[MonthPoint]:
 def _newest(most: int) -> Subquery:
     """Select the newest reviews by experts."""
     wanted = (
-        select(Review.interaction_key.label("answer"), Review.reviewer, Review.rating, Review.reviewed_at)
+        select(Review.id, Review.interaction_key.label("answer"), Review.reviewer, Review.rating, Review.reviewed_at)
         .where(Review.role == ReviewerRole.EXPERT)
         .order_by(Review.id.desc())
         .limit(most)
@@ -196,7 +196,7 @@ def _reviews(
     connection: Connection, newest: Subquery, chosen: Sequence[str] | None
 ) -> dict[int, list[tuple[str, int, datetime]]]:
     """Return reviewer, rating and time of the reviews of each answer that one of the chosen raters reviewed."""
-    wanted = select(newest)
+    wanted = select(newest.c.answer, newest.c.reviewer, newest.c.rating, newest.c.reviewed_at).order_by(newest.c.id)
     if chosen is not None:
         theirs = newest.alias("theirs")
         wanted = wanted.where(newest.c.answer.in_(select(theirs.c.answer).where(theirs.c.reviewer.in_(chosen))))

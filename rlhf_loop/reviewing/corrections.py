@@ -103,24 +103,29 @@ def corrections(
 ) -> list[Correction]:
     """Return corrections, the newest review first; `before` is the review's id of the last one already seen.
 
-    With `ids`, of whatever state, they are those of these reviews.
+    With `ids` they are those of these reviews alone.
     """
     upper = min(before or LARGEST_ID, LARGEST_ID)
     wanted = _all().where(Review.id < upper).limit(limit)
-    if ids is not None:
-        wanted = wanted.where(Review.id.in_([id for id in ids if id <= LARGEST_ID]))
+    among = None if ids is None else [id for id in ids if id <= LARGEST_ID]
+    if among is not None:
+        wanted = wanted.where(Review.id.in_(among))
     if state == "pending":
         wanted = wanted.where(_PENDING).order_by(_NEWEST_UNDECIDED)
     with reading(engine) as connection:
         if state in ("approved", "rejected"):
-            return _decided(connection, approved=state == "approved", before=upper, limit=limit)
+            return _decided(connection, approved=state == "approved", before=upper, limit=limit, among=among)
         return [_correction(row) for row in connection.execute(wanted.order_by(Review.id.desc()))]
 
 
-def _decided(connection: Connection, *, approved: bool, before: int, limit: int) -> list[Correction]:
+def _decided(
+    connection: Connection, *, approved: bool, before: int, limit: int, among: Sequence[int] | None
+) -> list[Correction]:
     """Return what was decided so, as far as it holds: of a join PostgreSQL would read all, to sort it."""
     of, found = CorrectionDecision, list[Correction]()
     newest = select(of.review_id).where(of.approved.is_(approved)).order_by(of.review_id.desc()).limit(limit)
+    if among is not None:
+        newest = newest.where(of.review_id.in_(among))
     while len(found) < limit:
         some = connection.execute(newest.where(of.review_id < before)).scalars().all()
         rows = connection.execute(_all().where(Review.id.in_(some), ~_UNDECIDED).order_by(Review.id.desc()))

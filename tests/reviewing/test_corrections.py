@@ -52,6 +52,7 @@ def test_corrections_wait_for_a_decision(engine: Engine) -> None:
     assert [(each.correction, each.approved) for each in corrections(engine, state="approved")] == [("one", True)]
     assert [(each.correction, each.approved) for each in corrections(engine, state="rejected")] == [("two", False)]
     assert corrections(engine, state="approved")[0].decided_by == "ada"
+    assert corrections(engine, state="approved", ids=[two.review_id, three.review_id]) == []
     assert [entry.action for entry in audit.entries(engine, actor="ada")] == [
         "correction.rejected",
         "correction.approved",
