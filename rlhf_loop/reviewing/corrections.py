@@ -205,6 +205,9 @@ def undo_decisions(engine: Engine, *, decided_by: str, decided_at: datetime) -> 
     """
     mine = and_(CorrectionDecision.decided_by == decided_by, CorrectionDecision.decided_at == decided_at)
     with transaction(engine) as connection:
+        # Reviews before decisions, as whoever deletes a review does: else two could wait for each other.
+        theirs = select(CorrectionDecision.review_id).where(mine)
+        connection.execute(select(Review.id).where(Review.id.in_(theirs)).order_by(Review.id).with_for_update())
         rows = connection.execute(
             select(*CorrectionDecision.__table__.columns).where(mine).order_by(CorrectionDecision.review_id)
         ).all()
