@@ -25,8 +25,9 @@ from rlhf_loop.web import logs
 from rlhf_loop.web.api import answers, chat, discovery, feedback, openapi, rerank, v1
 from rlhf_loop.web.api.discovery import canonical_path
 from rlhf_loop.web.api.openapi import Api
-from rlhf_loop.web.guard import Guard, checked_hosts, refuse_other_hosts
+from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.localization import languages, translator
+from rlhf_loop.web.origins import checked_hosts, refuse_other_hosts
 from rlhf_loop.web.pages import admin, authenticator, dashboard, people, provider, review
 from rlhf_loop.web.pages import answers as pages
 from rlhf_loop.web.pages.people import navigation, shown_names, waits

@@ -1,32 +1,24 @@
-"""Access to the routes: sessions and forms of people, tokens of applications, cookies of visitors, and the rate limit.
-
-Whoever signs in is led back only to places of this very host.
-"""
+"""Access to the routes: sessions and forms of people, tokens of applications, and the rate limit."""
 
 from __future__ import annotations
 
 import hmac
 import logging
-import math
-import os
 import re
 import secrets
-import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 from flask import Response, abort, after_this_request, current_app, redirect, request, url_for
 from sqlalchemy.engine import Engine
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import BadRequest, Forbidden, TooManyRequests, Unauthorized
+from werkzeug.exceptions import Forbidden, TooManyRequests, Unauthorized
 
 from rlhf_loop.accounts import identities, second_factor, sessions, tokens
 from rlhf_loop.accounts.oidc import Provider
@@ -36,16 +28,19 @@ from rlhf_loop.errors import AccountError, ConfigError, DatabaseError, ProviderE
 from rlhf_loop.store.engine import answered, hurried
 from rlhf_loop.utils.addresses import is_loopback, parsed
 from rlhf_loop.utils.translation import Message
+from rlhf_loop.web.limiter import Limiter, network
+from rlhf_loop.web.origins import (
+    METRICS,
+    checked_hosts,
+    forget_cookie,
+    own_cookie,
+    refuse_other_sites,
+    set_cookie,
+    way_back,
+)
 from rlhf_loop.web.process import Database
 
 logger = logging.getLogger(__name__)
-
-COOKIE = "rlhf_visitor"
-
-_NAME = re.compile(r"[A-Za-z0-9_-]{16,64}")
-YEAR_S = 365 * 24 * 3600
-
-_LONGEST = 2_000
 
 SESSION_COOKIE = "rlhf_session"
 #: Of a browser in which nobody is signed in, so that its forms can be told from those of others.
@@ -60,18 +55,10 @@ _DOWN_S = 5.0
 _NOTE_PATIENCE_S = 0.1
 #: By how much the question whether somebody may still be here is put off at most, while it cannot be noted.
 _PUT_OFF = timedelta(minutes=1)
-#: So long a request waits for its turn to be counted, and so long the others of its process count alone after that.
-_COUNTING_S, _ALONE_S = 2.0, 5.0
 #: Health checks come every few seconds from one address, and a page brings its files along.
 _UNLIMITED = (".healthz", ".readyz", ".health", ".static")
-#: These say only that the service is there.
-_PROBES = (".healthz", ".readyz", ".health")
-_HOST = re.compile(r"(?:([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)|\[([0-9A-Fa-f:.]+)\])(:[0-9]{1,5})?")
-_LONGEST_HOST = 100
 _SECOND_FACTOR = ("optional", "admins", "everybody")
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
-#: Free for this machine only: others may ask as often as for anything else.
-_METRICS = ".metrics"
 #: Headers by which a proxy can be told, also one of which the settings know nothing.
 _PASSED_ON = (
     *("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port"),
@@ -79,10 +66,6 @@ _PASSED_ON = (
 )
 _PLACE = "rlhf_loop.guard"
 _LONGEST_SESSION_H = 24 * 366
-_MOMENT_S = 0.001
-
-#: The part of an IPv6 address that names a network: one household has all addresses within it.
-_IPV6_BITS = 64
 
 _Result = TypeVar("_Result")
 
@@ -329,7 +312,8 @@ class Guard:
         found, endpoint = _this(), request.endpoint or ""
         if found.counted or endpoint.endswith(_UNLIMITED):
             return
-        if endpoint.endswith(_METRICS) and self.from_this_machine():
+        # Free for this machine only: others may ask as often as for anything else.
+        if endpoint.endswith(METRICS) and self.from_this_machine():
             return
         found.counted = True
         if wait := self._limiter.hit(self._who()):
@@ -546,114 +530,6 @@ class Guard:
         return hmac.digest(self._key, f"{purpose}:{value}".encode("utf-8", "replace"), "sha256").hex()
 
 
-class Limiter:
-    """A counter by name, in a sliding window. Safe to share between threads, and across a fork.
-
-    All processes that are given the same file count together; without one, this process counts alone.
-    """
-
-    def __init__(self, rate_limit: str, *, file: Path | None = None) -> None:
-        """Read a limit such as "600 per minute", or several with semicolons; "0" means no limit.
-
-        Raises:
-            ConfigError: it is not a valid limit.
-        """
-        from limits import parse_many
-
-        try:
-            limits = [] if rate_limit.strip() == "0" else parse_many(rate_limit)
-            usable = all(limit.amount > 0 for limit in limits)
-        except ValueError:
-            usable = False
-        if not usable:
-            raise ConfigError(
-                f"RLHF_RATE_LIMIT={rate_limit!r} is not a valid limit. Write one as in '600 per minute' (second, "
-                "minute, hour, day), several with semicolons between them, or 0 for none."
-            )
-        self._limits = [(limit.amount, limit.get_expiry()) for limit in limits]
-        self._file = file
-        self._lock = threading.Lock()
-        self._process: int | None = None
-        self._opened: dict[Path | str, sqlite3.Connection] = {}
-        self._alone_until = -math.inf
-        self._warned = False
-
-    def hit(self, name: str) -> int:
-        """Count a request; return 0, or if there were too many the seconds until the next one may come."""
-        if not self._limits:
-            return 0
-        with self._lock:
-            if self._file is not None and time.monotonic() >= self._alone_until:
-                try:
-                    wait = self._count(self._file, name, time.time())
-                    self._warned = False
-                    return wait
-                except sqlite3.Error as error:
-                    # Who may ask must not depend on a file of counts: for a while, this process counts alone.
-                    if not self._warned:
-                        logger.warning("The requests of all processes cannot be counted together now: %s", error)
-                    self._warned, self._alone_until = True, time.monotonic() + _ALONE_S
-                    if (broken := self._opened.pop(self._file, None)) is not None:
-                        broken.close()
-            return self._count(":memory:", name, time.time())
-
-    def _count(self, place: Path | str, name: str, now: float) -> int:
-        counts, wait, new = self._open(place), 0.0, []
-        windows = [(most, period, *divmod(now, period)) for most, period in self._limits]
-        counts.execute("BEGIN IMMEDIATE")
-        with counts:
-            for most, period, window, into in windows:
-                found = dict(
-                    counts.execute(
-                        "SELECT began, number FROM counts WHERE period = ? AND began IN (?, ?) AND name = ?",
-                        (period, window - 1, window, name),
-                    ).fetchall()
-                )
-                wait = max(wait, _wait(found.get(window - 1, 0), found.get(window, 0), most, into, period))
-                if window not in found:
-                    new.append((period, window - 1))
-            if not wait:
-                counts.executemany(
-                    "INSERT INTO counts VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET number = number + 1",
-                    [(period, window, name) for _, period, window, _ in windows],
-                )
-                counts.executemany("DELETE FROM counts WHERE period = ? AND began < ?", new)
-        return math.ceil(wait)
-
-    def _open(self, place: Path | str) -> sqlite3.Connection:
-        if self._process != os.getpid():
-            self._opened, self._process = {}, os.getpid()
-        if place not in self._opened:
-            counts = self._opened[place] = sqlite3.connect(
-                place, timeout=_COUNTING_S, isolation_level=None, check_same_thread=False
-            )
-            # Counts are gone with the server anyway: nothing waits for the disk.
-            counts.execute("PRAGMA journal_mode=WAL")
-            counts.execute("PRAGMA synchronous=OFF")
-            counts.execute(
-                "CREATE TABLE IF NOT EXISTS counts (period INTEGER, began REAL, name TEXT, number INTEGER, "
-                "PRIMARY KEY (period, began, name)) WITHOUT ROWID"
-            )
-        return self._opened[place]
-
-
-def _wait(before: int, present: int, most: int, into: float, period: float) -> float:
-    """Return the seconds until one more request fits, by the requests of the last window and of the present one.
-
-    Of the last window counts the part that lies within one period before now, in whole requests: with parts of one, a
-    limit of one a minute would let one through in two.
-    """
-    if math.floor(before * (1 - into / period)) + present + 1 <= most:
-        return 0
-    if present + 1 <= most:
-        wait = period * (1 - (most - present) / before) - into
-    else:
-        # The present window has to become the last one, and a part of it to be over.
-        wait = period - into + period * (1 - most / present)
-    # It fits once that time is over, and not in the very moment.
-    return max(wait, _MOMENT_S)
-
-
 def _checked_proxy(settings: Settings) -> tuple[IPv4Network | IPv6Network, ...]:
     if not settings.proxy_user_header:
         return ()
@@ -691,165 +567,6 @@ def _header(name: str) -> str:
         return given
 
 
-def network(address: str | None) -> str:
-    """Return what counts as one address: an IPv4 address, or the network of an IPv6 one."""
-    found = parsed(address)
-    if found is None:
-        # A socket of the file system has none.
-        return "unknown"
-    return str(ip_network((found, _IPV6_BITS), strict=False)) if isinstance(found, IPv6Address) else str(found)
-
-
-def visitor() -> str:
-    """Return the name in the visitor's cookie, or a new one."""
-    given = request.cookies.get(COOKIE, "")
-    return given if _NAME.fullmatch(given) else secrets.token_urlsafe(16)
-
-
-def remember(response: Response, name: str) -> Response:
-    """Have the browser bring the name along, so that a second rating replaces the first one."""
-    return set_cookie(response, COOKIE, name, max_age=YEAR_S)
-
-
-def set_cookie(response: Response, name: str, value: str, *, max_age: int | None = None) -> Response:
-    """Have the browser keep a cookie that no script reads and that other sites' forms do not bring along."""
-    response.set_cookie(
-        name, value, max_age=max_age, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure
-    )
-    return response
-
-
-def forget_cookie(response: Response, name: str) -> Response:
-    """Have the browser forget a cookie that `set_cookie` has set."""
-    response.delete_cookie(name, path=home_path(), httponly=True, samesite="Lax", secure=request.is_secure)
-    return response
-
-
-def home_path() -> str:
-    """Return the path below which all addresses of the service lie: what its cookies are for."""
-    return url_for(".data").removesuffix("data") or "/"
-
-
-def checked_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
-    """Return the names by which the service may be called.
-
-    Raises:
-        ConfigError: one is not a valid name or address.
-    """
-    found = tuple(host.strip().lower() for host in hosts)
-    for host in found:
-        named = _HOST.fullmatch(_bracketed(host.removeprefix("*.")))
-        if host != "*" and (named is None or named[3]):
-            raise ConfigError(
-                f"RLHF_HOSTS: {host!r} is not a valid name or address of a host. Give names as in an address, without "
-                "https:// and without a port: rlhf.example.org, *.example.org, 192.0.2.7, [::1]; or * for any."
-            )
-    return found
-
-
-def refuse_other_hosts(hosts: Sequence[str]) -> None:
-    """End the request if it is for another host: a page whose name leads here, or a link that would lead elsewhere.
-
-    Probes go on, which call by the address of a container and learn nothing: health checks under any name, and metrics
-    under any address, which no page can be opened by that was called by a name.
-
-    Raises:
-        BadRequest: none of `hosts` is meant, of which an empty list means any.
-    """
-    endpoint = request.endpoint or ""
-    if not hosts or "*" in hosts or endpoint.endswith(_PROBES):
-        return
-    given = request.environ.get("HTTP_HOST", "")
-    name = _host_name(given)
-    if name is None or not (
-        any(_matches(name, host) for host in hosts) or (endpoint.endswith(_METRICS) and _is_address(name))
-    ):
-        raise BadRequest(
-            f"This service is not called {given[:_LONGEST_HOST]!r}. Use the address that its operator gave you; the "
-            "operator names further ones in RLHF_HOSTS."
-        )
-
-
-def _host_name(host: str) -> str | None:
-    """Return the name or address without its port and brackets, None if it is not a valid one."""
-    found = _HOST.fullmatch(host)
-    return (found[1] or found[2]).lower() if found else None
-
-
-def _matches(name: str, host: str) -> bool:
-    return name.endswith(host[1:]) if host.startswith("*.") else name == host.strip("[]")
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host and "[" not in host and _is_address(host) else host
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name.strip("[]"))
-    except ValueError:
-        return False
-    return True
-
-
-def refuse_other_sites() -> None:
-    """End the request if a page of another site makes it: it would act in the name of whoever looks at that page.
-
-    Browsers say so in Sec-Fetch-Site, over TLS or to loopback; older ones, and all on plain HTTP, in Origin where they
-    post. Elsewhere they say it in Referer, which a page can suppress.
-
-    Raises:
-        Forbidden: it comes from elsewhere.
-    """
-    if other := other_site():
-        raise Forbidden(
-            Message(
-                "This request comes from a page of another site ({other}). Do it on the page of this one.", other=other
-            )
-        )
-
-
-def other_site() -> str:
-    """Return the other site whose page makes the request, as far as the browser names it; empty if none does."""
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    # Browsers on plain HTTP send neither where a picture is loaded or a link is followed.
-    named = origin or (request.referrer or "" if request.method in ("GET", "HEAD") else "")
-    foreign = site not in ("same-origin", "none") if site else named and _host(named) != request.host
-    return (_host(named) or named or site or "") if foreign else ""
-
-
-def local_path(address: str) -> str | None:
-    """Return the address if it surely leads to a place on this very host, else None."""
-    # What browsers leave out (line breaks, tabs) or take for a slash could make another host of it.
-    odd = any(character <= " " or character in "\\\x7f" for character in address)
-    if odd or len(address) > _LONGEST or not address.startswith("/") or address.startswith("//"):
-        return None
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return None
-    return None if parts.scheme or parts.netloc else address
-
-
-def way_back() -> str | None:
-    """Return the page to come back to: this one, or the one from which a form was sent here."""
-    if request.method in ("GET", "HEAD"):
-        return local_path(request.script_root + request.full_path.removesuffix("?"))
-    try:
-        sent_from = urlsplit(request.referrer or "")
-    except ValueError:
-        return None
-    return local_path(sent_from._replace(scheme="", netloc="").geturl()) if sent_from.netloc == request.host else None
-
-
-def _host(origin: str) -> str:
-    # Only hosts are compared: behind a proxy that ends TLS, this process takes https for http.
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return ""
-
-
 @dataclass(slots=True)
 class _Request:
     """Facts about one request."""
@@ -873,12 +590,6 @@ def _this() -> _Request:
     if not isinstance(found, _Request):
         found = request.environ[_PLACE] = _Request()
     return found
-
-
-def own_cookie(name: str) -> str:
-    """Return the name of a cookie that, by TLS, only this very host can have set."""
-    # So named, a browser takes it from this very host by TLS only, and not from one beside it.
-    return f"__Host-{name}" if request.is_secure and home_path() == "/" else name
 
 
 def _challenge(scheme: str, *, error: str = "") -> WWWAuthenticate:

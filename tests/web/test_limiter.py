@@ -9,8 +9,8 @@ import pytest
 
 from rlhf_loop.config import Settings
 from rlhf_loop.errors import ConfigError
-from rlhf_loop.web import create_app, guard
-from rlhf_loop.web.guard import Limiter, _wait, network
+from rlhf_loop.web import create_app, limiter
+from rlhf_loop.web.limiter import Limiter, _wait, network
 
 
 @pytest.mark.parametrize("limit", ["many", "0 per minute", "10 per fortnight", "-1 per day", "", "10"])
@@ -70,8 +70,8 @@ def test_a_stall_of_the_file_is_no_end_of_counting_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While it can not be written, each process counts alone, and says so once; after that they count together."""
-    monkeypatch.setattr(guard, "_COUNTING_S", 0)
-    monkeypatch.setattr(guard, "_ALONE_S", 0)
+    monkeypatch.setattr(limiter, "_COUNTING_S", 0)
+    monkeypatch.setattr(limiter, "_ALONE_S", 0)
     file = tmp_path / "requests"
     one, other = (Limiter("2 per day", file=file) for _ in range(2))
     assert one.hit("a") == 0

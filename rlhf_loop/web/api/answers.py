@@ -29,8 +29,9 @@ from rlhf_loop.errors import OutboxError
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.openapi import Api, json_body, json_reply, problems
-from rlhf_loop.web.guard import Guard, refuse_other_sites, remember, visitor
+from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.localization import said_there
+from rlhf_loop.web.origins import refuse_other_sites, remember, visitor
 from rlhf_loop.web.problems import refusals
 from rlhf_loop.web.process import WarmUp
 from rlhf_loop.web.schemas import AnswerOut, HealthOut, QuestionIn, RatingIn, RatingOut, ReadinessOut, reason, shortened

@@ -13,8 +13,9 @@ from rlhf_loop.utils.translation import Message
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import QUERY, answered, checked, rated, rater, remembered, thanks, whole_body
 from rlhf_loop.web.api.openapi import Api, error_pages, form, html, problems
-from rlhf_loop.web.guard import FORM_FIELD, Guard, other_site, refuse_other_sites
+from rlhf_loop.web.guard import FORM_FIELD, Guard
 from rlhf_loop.web.localization import translator
+from rlhf_loop.web.origins import other_site, refuse_other_sites
 from rlhf_loop.web.problems import ErrorFormat, detail, errors_as
 from rlhf_loop.web.schemas import AnswerOut, QuestionIn, RatingIn, RatingOut
 

@@ -9,7 +9,8 @@ from rlhf_loop.accounts import second_factor, sessions
 from rlhf_loop.domain import User
 from rlhf_loop.errors import AccountError
 from rlhf_loop.utils.translation import Message
-from rlhf_loop.web.guard import Guard, forget_cookie, local_path, own_cookie
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.origins import forget_cookie, local_path, own_cookie
 from rlhf_loop.web.pages.people import (
     HALF,
     Flash,

@@ -11,7 +11,7 @@ from rlhf_loop import reviewing
 from rlhf_loop.domain import UserRole
 from rlhf_loop.web.api.answers import checked
 from rlhf_loop.web.api.v1_schemas import Moment
-from rlhf_loop.web.guard import way_back
+from rlhf_loop.web.origins import way_back
 from rlhf_loop.web.pages.desk import Desk, address
 from rlhf_loop.web.problems import html_errors
 

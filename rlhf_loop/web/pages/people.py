@@ -32,9 +32,11 @@ from rlhf_loop.errors import AccountError, DatabaseError, ThrottledError
 from rlhf_loop.reviewing import MOST_TO_DECIDE, to_decide
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import whole_body
-from rlhf_loop.web.guard import (
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.localization import COOKIE as LANGUAGE
+from rlhf_loop.web.localization import languages, translator
+from rlhf_loop.web.origins import (
     YEAR_S,
-    Guard,
     forget_cookie,
     local_path,
     own_cookie,
@@ -42,8 +44,6 @@ from rlhf_loop.web.guard import (
     set_cookie,
     way_back,
 )
-from rlhf_loop.web.localization import COOKIE as LANGUAGE
-from rlhf_loop.web.localization import languages, translator
 from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database
 

@@ -10,7 +10,8 @@ from rlhf_loop.accounts.oidc import DEPARTURE_S, Provider
 from rlhf_loop.errors import AccountError, ProviderError
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web.api.answers import whole_body
-from rlhf_loop.web.guard import Guard, forget_cookie, local_path, own_cookie, refuse_other_sites, set_cookie
+from rlhf_loop.web.guard import Guard
+from rlhf_loop.web.origins import forget_cookie, local_path, own_cookie, refuse_other_sites, set_cookie
 from rlhf_loop.web.pages.people import end_session, first_page, led_to, sign_in_page
 from rlhf_loop.web.problems import html_errors
 from rlhf_loop.web.process import Database

@@ -24,8 +24,9 @@ from rlhf_loop.utils.text import visible
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import checked, json_response, parsed
-from rlhf_loop.web.guard import Guard, local_path
+from rlhf_loop.web.guard import Guard
 from rlhf_loop.web.localization import translator
+from rlhf_loop.web.origins import local_path
 from rlhf_loop.web.pages import browse, compare, history, oversight
 from rlhf_loop.web.pages.desk import ID, Desk, DeskOut, address, own_lines
 from rlhf_loop.web.pages.diff import Piece, difference

@@ -1,10 +1,10 @@
-"""Where a browser may be led."""
+"""Where a browser may be led, whatever a form or a link says."""
 
 from __future__ import annotations
 
 import pytest
 
-from rlhf_loop.web.guard import local_path
+from rlhf_loop.web.origins import local_path
 
 LOCAL = ["/", "/review", "/review?a=1&b=/x", "/a//b", "/%2F%2Fevil.example", "/review#here"]
 NOT_LOCAL = [
