@@ -326,12 +326,13 @@ def purge(record_days: float | None, served_days: float | None, yes: bool) -> No
         )
     engine, now = open_ratings(), datetime.now(UTC)
     documents, served = Stored(), 0
+    recorded_before = now - timedelta(days=record_days) if record_days else None
     with reading(engine) as connection:
-        if record_days:
-            groups = old(connection, before=now - timedelta(days=record_days))
-            documents = count(connection, of_groups(connection, groups))
+        if recorded_before is not None:
+            documents = count(connection, of_groups(connection, old(connection, before=recorded_before)))
         if served_days:
-            served = count_served(connection, before=served_before(served_days, now=now))
+            before = served_before(served_days, now=now)
+            served = count_served(connection, before=before, purged_before=recorded_before)
     if yes:
         gone = purge_old(
             engine,

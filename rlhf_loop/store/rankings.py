@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Select, UpdateBase, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, UpdateBase, delete, exists, func, or_, select, union_all, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
@@ -192,9 +192,14 @@ def _has_documents(before: datetime) -> tuple[ColumnElement[bool], ...]:
     return of.door.is_not(None), of.emptied_at.is_(None), of.served_at < before
 
 
-def count_served(connection: Connection, *, before: datetime) -> int:
-    """Count what `purge_served` would delete."""
-    return connection.execute(select(func.count()).select_from(_old_served(before).subquery())).scalar_one()
+def count_served(connection: Connection, *, before: datetime, purged_before: datetime | None = None) -> int:
+    """Count what `purge_served` would delete, right away or after a `purge` before that time."""
+    wanted = [_old_served(before)]
+    if purged_before is not None:
+        group = ServedQuestion.candidate_group
+        unjudged = ~exists().where(Interaction.candidate_group == group, _is_judged(Interaction))
+        wanted.append(select(group).where(*_has_documents(min(before, purged_before)), unjudged))
+    return connection.execute(select(func.count()).select_from(union_all(*wanted).subquery())).scalar_one()
 
 
 def purge_served(engine: Engine, *, before: datetime, actor: str) -> int:

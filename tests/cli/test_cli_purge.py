@@ -61,7 +61,8 @@ def test_without_yes_nothing_is_deleted(filled: Engine, run: Run) -> None:
     before = left(filled)
     output = run(*AGES).output
     assert "1 answer or document in 1 list, with 0 reviews: too old." in output
-    assert "1 record of served questions: too old." in output
+    # The question's, and that of the ranking whose documents would go first.
+    assert "2 records of served questions: too old." in output
     assert "Nothing is deleted yet. Add --yes" in output
     assert left(filled) == before == (before[0], before[0], 0)
 
