@@ -59,7 +59,7 @@ def add_user(
 ) -> None:
     """Add the user NAME. Asks for the password twice, unless told otherwise; a service has none.
 
-    With RLHF_PASSWORDS=no nobody has one: people sign in by the identity provider or the proxy.
+    With RLHF_PASSWORDS=no nobody has one: people sign in with the identity provider or through the proxy.
     """
     from rlhf_loop.accounts import users as accounts
     from rlhf_loop.domain import UserRole

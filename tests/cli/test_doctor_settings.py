@@ -275,6 +275,6 @@ def test_an_identity_provider_that_is_away() -> None:
         port = free.getsockname()[1]
     settings = Settings(oidc_issuer=f"http://127.0.0.1:{port}", oidc_client_id="rlhf")
     ways, away = sign_in(settings)
-    assert ways.text == f"people sign in by password and by http://127.0.0.1:{port} (RLHF_OIDC_ISSUER)"
+    assert ways.text == f"people sign in with a password and with http://127.0.0.1:{port} (RLHF_OIDC_ISSUER)"
     assert (away.ok, "does not answer" in away.text) == (False, True)
-    assert [found.text for found in sign_in(Settings())] == ["people sign in by password"]
+    assert [found.text for found in sign_in(Settings())] == ["people sign in with a password"]

@@ -260,11 +260,11 @@ def secret_key(settings: Settings) -> Iterator[Finding]:
 
 def sign_in(settings: Settings) -> Iterator[Finding]:
     """Tell how people sign in, and ask the identity provider whether it is there."""
-    ways = ["by password"] if settings.passwords else []
+    ways = ["with a password"] if settings.passwords else []
     if settings.oidc_issuer:
-        ways.append(f"by {settings.oidc_issuer} (RLHF_OIDC_ISSUER)")
+        ways.append(f"with {settings.oidc_issuer} (RLHF_OIDC_ISSUER)")
     if settings.proxy_user_header:
-        ways.append(f"by the header {settings.proxy_user_header} of a proxy (RLHF_PROXY_USER_HEADER)")
+        ways.append(f"through a proxy, by its header {settings.proxy_user_header} (RLHF_PROXY_USER_HEADER)")
     yield Finding("sign-in", f"people sign in {listed(ways)}" if ways else "nobody can sign in")
     if not settings.oidc_issuer:
         return
