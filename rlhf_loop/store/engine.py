@@ -200,8 +200,8 @@ def copy_rows(
                 number += 1
                 copy.write_row(row)
     except psycopg.Error as error:
-        if not error.diag.context:
-            # The server names the line; what the driver itself refuses is this one.
+        if isinstance(error, psycopg.DataError) and not error.diag.context:
+            # The server names the line; a value that the driver itself refuses is in this one.
             error.args = (f"{error}, line {number}",)
         raise DBAPIError.instance(statement, None, error, psycopg.Error) from error
 

@@ -132,12 +132,14 @@ def test_with_a_time_pages_are_in_its_order(engine: Engine) -> None:
         queries.interactions(engine, cursor=of_time)
 
 
-@pytest.mark.parametrize("before", [1, 2**31 - 1, 2**63, 2**96 - 1])
-def test_a_place_that_nobody_gave(many: Engine, before: int) -> None:
-    """Whatever number it is, it is before, after or between what is there."""
-    for filters in (Filters(), Filters(created_after=NOON - timedelta(days=1))):
-        found = names(queries.search(many, filters, before=before))  # type: ignore[arg-type]
-        assert found in ([], list("fedcba"))
+@pytest.mark.parametrize(
+    ("before", "by_key", "by_time"),
+    [(1, "", ""), (2**31 - 1, "fedcba", ""), (2**63, "fedcba", ""), (2**96 - 1, *["fedcba"] * 2)],
+)
+def test_a_place_that_nobody_gave(many: Engine, before: int, by_key: str, by_time: str) -> None:
+    """Whatever number it is, it is before or after what is there, by the key or by the time and the key."""
+    for filters, found in ((Filters(), by_key), (Filters(created_after=NOON - timedelta(days=1)), by_time)):
+        assert names(queries.search(many, filters, before=before)) == list(found)  # type: ignore[arg-type]
 
 
 def test_the_last_page_says_so(many: Engine) -> None:

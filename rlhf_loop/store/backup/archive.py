@@ -210,7 +210,7 @@ def temporary_files(address: str) -> Iterator[None]:
                 "another folder with TMPDIR. What was there is there.",
                 file=address,
                 why=error.strerror or str(error),
-                folder=tempfile.tempdir or os.environ.get("TMPDIR", "it"),
+                folder=tempfile.tempdir or os.environ.get("TMPDIR", "/tmp"),
             )
         ) from error
 
