@@ -334,7 +334,8 @@ def find_known(connection: Connection, name: str) -> Credentials:
     if found is None:
         raise AccountError(
             Message(
-                "There is no user {name!r}. All users: rlhf-loop users list; a new one: rlhf-loop users add NAME",
+                "There is no user {name!r}. All users: rlhf-loop users list; a new one: rlhf-loop users add NAME "
+                "--role rater",
                 name=name,
             )
         )

@@ -26,7 +26,7 @@ from rlhf_loop.errors import ImportFileError, ObjectStoreError
 from rlhf_loop.utils import object_store
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.object_store import Place
-from rlhf_loop.utils.rows import container_of, read_records, refuse_doubled, refuse_other_kinds
+from rlhf_loop.utils.rows import container_of, read_records, refuse_doubled, refuse_other_kinds, shown_columns
 from rlhf_loop.utils.text import blank, clause
 
 require("pyarrow", "index")  # before the imports, which would only name a module
@@ -142,7 +142,7 @@ class Columns:
         if unknown := sorted(given.keys() - NAMES.keys()):
             raise ImportFileError(f"There is no field {unknown[0]!r}. The fields are: {', '.join(NAMES)}.")
         if missing := sorted(set(given.values()) - set(names)):
-            raise ImportFileError(f"{file!r} has no column {missing[0]!r}. Its columns are: {_listed(names)}.")
+            raise ImportFileError(f"{file!r} has no column {missing[0]!r}. Its columns are: {shown_columns(names)}.")
         if clash := next((field for field in given if given[field] in SCORED), None):
             raise ImportFileError(
                 f"The column {given[clash]!r} cannot be the {clash}: the result has its own {', '.join(SCORED)} in its "
@@ -157,8 +157,8 @@ class Columns:
         lacks = "question" if not found["question"] else "text" if not (found["text"] or found["candidates"]) else ""
         if lacks:
             raise ImportFileError(
-                f"{file!r} has no column for {lacks}. Its columns are: {_listed(names)}. Name the one that is meant by "
-                f"--column {lacks}=NAME"
+                f"{file!r} has no column for {lacks}. Its columns are: {shown_columns(names)}. Name the one that "
+                f"is meant by --column {lacks}=NAME"
                 + (", or the column of a question's list by --column candidates=NAME." if lacks == "text" else ".")
             )
         if found["text"] and found["candidates"]:
@@ -169,10 +169,6 @@ class Columns:
         if found["candidates"] and "group" in given:
             raise ImportFileError("A row is a question with all its candidates here. Omit --column group=...")
         return cls(found["question"] or "", found["text"], found["group"], found["candidates"])
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:20])) or "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,8 @@ def chosen_format(path: Path, format: str | None) -> tuple[str, str]:
     Raises:
         ImportFileError: the ending tells nothing, or nothing that the format can be held in.
     """
+    if path.is_dir():
+        raise ImportFileError(Message("{path!r} is a folder. Import the files in it one by one.", path=str(path)))
     if format is None:
         if path.suffix.lower() in _DOCUMENTS:
             raise ImportFileError(

@@ -73,6 +73,8 @@ LONGEST_ROW = 1 << 23
 _MOST_PARTS = 500_000
 _LINE, _VALUE = Message("line"), Message("value")
 _MOST_COLUMNS = 10_000
+#: Columns that a message names, and characters of each.
+_SHOWN_COLUMNS, _SHOWN_CHARS = 30, 60
 #: What a blank line counts for among the characters of a row: to pass it over takes time, too.
 _BLANK_LINE = 64
 #: A file in which not one of so many rows can be read is not gone through to its end.
@@ -132,6 +134,13 @@ def container_of(path: Path, known: Sequence[str], *, advice: str = "") -> str:
             )
         )
     return found
+
+
+def shown_columns(names: Sequence[str]) -> str:
+    """Return the names of a file's columns for a message: the first ones, shortened, on one line."""
+    some = [name if name.isprintable() else repr(name)[1:-1] for name in names[:_SHOWN_COLUMNS]]
+    shown = [name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]}…" for name in some]
+    return ", ".join(shown + ["…"] * (len(names) > len(some))) or "none"
 
 
 def open_stream(path: Path, stack: ExitStack, *, text: bool) -> tuple[IO[bytes], IO[bytes]]:
@@ -347,6 +356,18 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
+                if (last := reader.line_num + skipped) > line:
+                    # A quote that is not closed where it should be: which of these lines are rows, nobody can tell.
+                    raise ImportFileError(
+                        Message(
+                            "A quote that opens in the row on line {line} is not closed before line {last} ({error}), "
+                            "so what is between them cannot be told apart. Close it, double each quote inside a cell, "
+                            "and import the file again.",
+                            line=line,
+                            last=last,
+                            error=str(error),
+                        )
+                    ) from error
                 yield Record(line, reason=Message("the CSV is malformed: {error}", error=str(error)))
                 cells = None
                 continue

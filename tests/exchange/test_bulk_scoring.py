@@ -422,7 +422,11 @@ def test_another_input_or_model_is_refused(score: Score, settings: Settings, tmp
         ({"in.txt": "a"}, {}, "does not tell the format"),
         ({"in/a.txt": "a"}, {}, "holds no file of candidates"),
         ({"in/a.csv": "a", "in/b.jsonl": "{}"}, {}, r"several formats \(csv, jsonl\)"),
-        ({"in.csv": "a,b\n1,2\n"}, {}, "has no column for question.*'a', 'b'.*--column question=NAME"),
+        (
+            {"in.csv": "a,b\n1,2\n"},
+            {},
+            r"has no column for question\. Its columns are: a, b\. .*--column question=NAME",
+        ),
         ({"in.csv": "question,b\n1,2\n"}, {}, "has no column for text.*candidates=NAME"),
         ({"in.csv": "question,text\n1,2\n"}, {"columns": {"text": "c"}}, "has no column 'c'"),
         ({"in.csv": "question,text\n1,2\n"}, {"columns": {"x": "text"}}, "There is no field 'x'"),

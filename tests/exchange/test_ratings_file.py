@@ -124,6 +124,30 @@ def test_bad_csv_rows_are_all_named_by_line(engine: Engine, tmp_path: Path) -> N
         assert words in found[line]
 
 
+@pytest.mark.parametrize(
+    ("end", "last"), [("", 5), ('q4,"an answer"\n', 6)], ids=["until the end", "until the next quote"]
+)
+def test_an_open_quote_takes_no_row_along(engine: Engine, tmp_path: Path, end: str, last: int) -> None:
+    """Where several lines cannot be told apart the file is refused, also where what is invalid may be left out."""
+    path = tmp_path / "a.csv"
+    path.write_text(f'prompt,answer\nq1,a1\nq2,"a2\nq3,a3\nq3,a4\n{end}')
+    with pytest.raises(ImportFileError, match=rf"on line 3 is not closed before line {last} .*Close it, double each"):
+        import_ratings(engine, path, skip_invalid=True, unrated=True)
+    assert not examples(engine)
+
+
+def test_columns_that_nobody_can_read_are_shortened(engine: Engine, tmp_path: Path) -> None:
+    """Whatever the first line is, the message stays one that can be read."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"\xff\x01" * 500 + b",".join(b"c%d" % number for number in range(100)) + b"\n1,2\n")
+    with pytest.raises(ImportFileError, match="Its columns are") as caught:
+        import_ratings(engine, path)
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+    with pytest.raises(ImportFileError, match="is a folder"):
+        import_ratings(engine, tmp_path)
+
+
 def test_bad_jsonl_rows_are_all_named_by_line(engine: Engine, tmp_path: Path) -> None:
     """Each line of JSON is judged alone: syntax, kind, types and values."""
     path = tmp_path / "a.jsonl"

@@ -24,7 +24,7 @@ from rlhf_loop.exchange.fields import (
 )
 from rlhf_loop.exchange.formats.base import FileRow, Labels, Layout
 from rlhf_loop.utils.row_writers import Kind, Row
-from rlhf_loop.utils.rows import Record
+from rlhf_loop.utils.rows import Record, shown_columns
 from rlhf_loop.utils.translation import Message
 
 #: The columns of such a file, in their order.
@@ -145,7 +145,7 @@ class PlainLayout(Layout):
                     "The file {file!r} has no column {column!r}. Its columns are: {columns}.",
                     file=str(self._path),
                     column=absent[0],
-                    columns=", ".join(names),
+                    columns=shown_columns(names),
                 )
             )
         if found.missing:
@@ -154,7 +154,7 @@ class PlainLayout(Layout):
                     "The file {file!r} has no column for {fields}. Its columns are: {columns}. {advice}",
                     file=str(self._path),
                     fields=tuple(found.missing),
-                    columns=", ".join(names),
+                    columns=shown_columns(names),
                     advice=Message(
                         "Name the right ones: {options}; with others, such as rating, in the same way.",
                         options=" ".join(f"--column {field}=NAME" for field in found.missing),

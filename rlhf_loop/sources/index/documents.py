@@ -18,7 +18,16 @@ from typing import Any
 from rlhf_loop.errors import DocumentError, ImportFileError, MissingExtraError
 from rlhf_loop.sources.index.prose import MAX_CHARS, Prose, read_docx, read_html, read_pptx
 from rlhf_loop.utils.extras import require
-from rlhf_loop.utils.rows import DAMAGED, EXTENSIONS, Record, is_special, open_stream, read_records, refuse_doubled
+from rlhf_loop.utils.rows import (
+    DAMAGED,
+    EXTENSIONS,
+    Record,
+    is_special,
+    open_stream,
+    read_records,
+    refuse_doubled,
+    shown_columns,
+)
 from rlhf_loop.utils.text import blank, clause
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)??(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
@@ -343,7 +352,7 @@ class DocumentFile:
                     wanted = self.columns.get(field, field)
                     raise DocumentError(
                         f"The file {str(self.path)!r} has no column {wanted!r}. Its columns are: "
-                        f"{', '.join(record.names)}. Name the right one with --column {field}=NAME."
+                        f"{shown_columns(record.names)}. Name the right one with --column {field}=NAME."
                     )
         return places
 

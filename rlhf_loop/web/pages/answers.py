@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from flask import Response, render_template, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, UnprocessableEntity
 
 from rlhf_loop.answering import MAX_QUERY_CHARS, AnswerService, end_user_scale
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Scale
-from rlhf_loop.utils.text import web_address
+from rlhf_loop.utils.text import blank, web_address
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.web import logs
 from rlhf_loop.web.api.answers import QUERY, answered, checked, rated, rater, remembered, thanks, whole_body
@@ -141,6 +141,8 @@ def seconds(milliseconds: float) -> str:
 def _asked(service: AnswerService, query: str, scale: Scale, *, scores: bool) -> Response:
     # A browser sends the line breaks of a text field as two characters, and counts them as one.
     query = query.replace("\r\n", "\n")
+    if blank(query):
+        raise UnprocessableEntity(Message("It is blank. Write a question into the box."))
     answer = answered(service, checked(QuestionIn, {"query": query}))
     return _page(query=query, answer=answer, scale=scale, scores=scores)
 
