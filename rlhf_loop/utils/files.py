@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -25,8 +26,11 @@ def whole_file(path: Path, *, mode: int | None = None) -> Iterator[IO[bytes]]:
     Its permissions are `mode`, by default as for any new file. A link at `path` is replaced and not followed.
 
     Raises:
-        OSError: it cannot be written; what was there is there.
+        OSError: it cannot be written, or is a pipe or a device; what was there is there.
     """
+    with suppress(FileNotFoundError):
+        if is_special(path):
+            raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with draft.open("xb") as file:
@@ -45,6 +49,16 @@ def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Write a file that appears whole, under its name, or not at all; see `whole_file`."""
     with whole_file(path, mode=mode) as file:
         file.write(content)
+
+
+def is_special(path: Path) -> bool:
+    """Tell whether it is neither a file nor a folder: a pipe, a socket, a device.
+
+    Raises:
+        OSError: it is not there, or may not be looked at.
+    """
+    mode = path.stat().st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 class TemporaryFolder:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import sys
 import tempfile
 import zipfile
@@ -27,6 +26,7 @@ from uuid import UUID
 
 from rlhf_loop.errors import ImportFileError, MissingExtraError
 from rlhf_loop.utils.extras import require
+from rlhf_loop.utils.files import is_special
 from rlhf_loop.utils.text import clause
 from rlhf_loop.utils.translation import Message
 
@@ -241,16 +241,6 @@ def refuse_other_kinds(path: Path, start: bytes, *, but: str) -> None:
             raise ImportFileError(
                 Message("The file {file!r} is {is_one}, and try again.", file=str(path), is_one=is_one)
             )
-
-
-def is_special(path: Path) -> bool:
-    """Tell whether it is neither a file nor a folder: a pipe, a socket, a device.
-
-    Raises:
-        OSError: it is not there, or may not be looked at.
-    """
-    mode = path.stat().st_mode
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def refuse_doubled(names: Sequence[str], used: Iterable[int]) -> None:

@@ -682,6 +682,10 @@ def test_nothing_else_is_overwritten(sqlite_engine: Engine, tmp_path: Path) -> N
         with pytest.raises(BackupError, match="is not a backup, so none takes its place"):
             backup.back_up(sqlite_engine, settings, path, actor="ada")
         assert (path.read_bytes() if path.exists() else None) == before
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BackupError, match="pipe is not a backup, so none takes its place"):
+        backup.back_up(sqlite_engine, settings, tmp_path / "pipe", actor="ada")
+    assert (tmp_path / "pipe").is_fifo()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "latest.zip").symlink_to(tmp_path / "elsewhere" / "made.zip")
     for _ in range(2):

@@ -18,16 +18,8 @@ from typing import Any
 from rlhf_loop.errors import DocumentError, ImportFileError, MissingExtraError
 from rlhf_loop.sources.index.prose import MAX_CHARS, Prose, read_docx, read_html, read_pptx
 from rlhf_loop.utils.extras import require
-from rlhf_loop.utils.rows import (
-    DAMAGED,
-    EXTENSIONS,
-    Record,
-    is_special,
-    open_stream,
-    read_records,
-    refuse_doubled,
-    shown_columns,
-)
+from rlhf_loop.utils.files import is_special
+from rlhf_loop.utils.rows import DAMAGED, EXTENSIONS, Record, open_stream, read_records, refuse_doubled, shown_columns
 from rlhf_loop.utils.text import blank, clause
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)??(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)

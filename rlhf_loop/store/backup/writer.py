@@ -61,6 +61,7 @@ from rlhf_loop.store.backup.archive import (
 from rlhf_loop.store.engine import describe, ensure_schema, head, reading, sqlite_file, transaction
 from rlhf_loop.store.outbox import outboxes
 from rlhf_loop.store.tables import AuditEntry, Base, ModelVersion, UtcDateTime
+from rlhf_loop.utils.files import is_special
 from rlhf_loop.utils.translation import Message
 from rlhf_loop.version import __version__
 
@@ -326,6 +327,7 @@ def _refuse_other_files(name: str, target: Path | Place, engine: Engine, setting
             named.append(database)
         endings = ("", "-wal", "-shm", "-journal", ".lock", ".sha256", ".off")
         other = str(target) in {os.path.realpath(f"{path}{ending}") for path in named for ending in endings}
+        other = other or (target.exists() and is_special(target))
         other = other or (target.is_file() and target.stat().st_size > 0 and not _is_backup(target))
     else:
         found = target.entry()
