@@ -335,13 +335,21 @@ def switch_model_off(reason: str) -> None:
     has begun stops.
     """
     from rlhf_loop import registry
+    from rlhf_loop.errors import RegistryError
+    from rlhf_loop.store.engine import is_new
     from rlhf_loop.utils.text import blank
 
     if blank(reason):
         raise click.UsageError("The reason is empty. Say why, for those who come later: --reason TEXT")
     settings = read_settings()
-    left = registry.switch_off(open_ratings, settings, actor=operator(), reason=reason)
     model = settings.model_path.absolute()
+    if not model.exists() and is_new(settings):
+        # Whoever types this is in a hurry, and must not believe that it is done.
+        raise RegistryError(
+            f"Neither the model {model} nor its database is there, so nothing is switched off. Go to the folder of the "
+            "service, or set RLHF_MODEL_PATH and RLHF_DATABASE_URL as it has them."
+        )
+    left = registry.switch_off(open_ratings, settings, actor=operator(), reason=reason)
     click.echo(f"The model at {model} is off: candidates keep their incoming order. To go on: rlhf-loop models on")
     if not model.exists():
         click.echo("No model is there. Where another one serves, set RLHF_MODEL_PATH and RLHF_DATABASE_URL.", err=True)

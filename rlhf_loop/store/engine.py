@@ -281,6 +281,12 @@ def lost_file(settings: Settings) -> str:
         return same and FILE_FOREIGN
 
 
+def is_new(settings: Settings) -> bool:
+    """Tell whether the database is one of SQLite whose file is not there, and nothing shows that it ever was."""
+    path = _file_of(settings)
+    return path is not None and not path.exists() and not trace_of(settings)
+
+
 def trace_of(settings: Settings) -> str:
     """Say what shows that there was a SQLite database where no file is now; an empty text if nothing does.
 

@@ -79,6 +79,14 @@ def test_from_ratings_to_a_rollback(loop: Run) -> None:
     assert "There is no version 'nothing'" in loop("models", "show", "nothing", code=2).stderr
 
 
+def test_off_where_nothing_is(loop: Run, environment: dict[str, str], tmp_path: Path) -> None:
+    """In another folder than the service's it does not say that it is done."""
+    environment["RLHF_DATABASE_URL"] = f"sqlite:///{tmp_path / 'other.db'}"
+    said = loop("models", "off", "--reason", "It answers in rhymes", code=2).stderr
+    assert f"Neither the model {environment['RLHF_MODEL_PATH']} nor its database is there, so nothing is" in said
+    assert not (tmp_path / "other.db").exists()
+
+
 def test_off_and_on(loop: Run, environment: dict[str, str]) -> None:
     """Off with a reason, which is seen where somebody looks; a promotion does not undo it, `on` does."""
     engine = open_database(environment["RLHF_DATABASE_URL"])
