@@ -91,13 +91,13 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         # What stops a container stops a run like Ctrl-C does: it can still say so in its log.
-        handled = []
-        for stop in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        self.stopped, self._dropped, self._told, handled = 0, False, False, {}
+        for stop in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
             # Not where somebody decided otherwise: nohup ignores SIGHUP. And only the main thread may.
-            if signal.getsignal(stop) is signal.SIG_DFL:
+            if (usual := signal.getsignal(stop)) in (signal.SIG_DFL, signal.default_int_handler):
                 with suppress(ValueError):
                     signal.signal(stop, self._stop)
-                    handled.append(stop)
+                    handled[stop] = usual
         for stream in (sys.stdout, sys.stderr):
             # Names of files need not be UTF-8, nor has each terminal all characters: no message fails for that.
             if isinstance(stream, io.TextIOWrapper):
@@ -105,34 +105,52 @@ class Commands(click.Group):
         before, sys.unraisablehook = sys.unraisablehook, self._drop
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("Stopped. Nothing more was done.", err=True)
-            ctx.exit(_CTRL_C)
-        except Exception as error:
-            if self._stopped:
-                # A library that was just at work may make an error of its own out of the stop.
-                sys.exit(128 + self._stopped)
+        except (KeyboardInterrupt, Exception) as error:
+            if code := _stop_code(error):
+                click.echo("Stopped. Nothing more was done.", err=True)
+                ctx.exit(code)
             if not isinstance(error, RlhfLoopError):
                 raise
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
         finally:
             sys.unraisablehook = before
-            for stop in handled:
+            for stop, usual in handled.items():
                 # One that has come may come once more, see below.
-                if not self._stopped and signal.getsignal(stop) == self._stop:
-                    signal.signal(stop, signal.SIG_DFL)
+                if not self.stopped and signal.getsignal(stop) == self._stop:
+                    signal.signal(stop, usual)
 
-    _stopped = 0
+    #: The signal that has stopped the command, 0 while none has.
+    stopped = 0
+    _dropped = _told = False
 
     def _stop(self, number: int, frame: object) -> None:
-        self._stopped = number
+        """Raise what ends the command, once: a second stop would cut off what the first one has to put in order."""
+        if self.stopped and not self._dropped:
+            self._hasten()
+            return
+        self.stopped, self._dropped = number, False
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         sys.exit(128 + number)
 
+    def _hasten(self) -> None:
+        # Not through Python's streams: the signal may have come while one of them was at work.
+        terminal = os.isatty(2)
+        if not self._told:
+            self._told = True
+            if terminal:
+                os.write(2, b"\r\x1b[KStopping: what was begun is put in order. Ctrl-C once more ends at once.\r\n")
+            return
+        if terminal:
+            os.write(2, b"\r\x1b[K\x1b[?25hStopped at once. What is stored is whole: run the same command again.\r\n")
+        os._exit(128 + self.stopped)
+
     def _drop(self, unraisable: sys.UnraisableHookArgs) -> None:
-        if self._stopped and isinstance(unraisable.exc_value, SystemExit):
+        if self.stopped and isinstance(unraisable.exc_value, KeyboardInterrupt | SystemExit):
             # The stop came while Python was in a callback or a finaliser, where it drops every exception: once more.
-            threading.Timer(0.01, os.kill, (os.getpid(), self._stopped)).start()
+            self._dropped = True
+            threading.Timer(0.01, os.kill, (os.getpid(), self.stopped)).start()
         else:
             sys.__unraisablehook__(unraisable)
 
@@ -260,13 +278,23 @@ def stoppable(kept: str) -> Iterator[None]:
     """Say on Ctrl-C and on SIGTERM what is `kept` of the block's work, and end."""
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not (code := _stop_code(error)):
+            raise
         click.echo(f"Stopped. {kept}", err=True)
-        sys.exit(_CTRL_C)
-    except SystemExit as stop:
-        if stop.code in (_HUNG_UP, _TERMINATED):
-            click.echo(f"Stopped. {kept}", err=True)
-        raise
+        sys.exit(code)
+
+
+def _stop_code(error: BaseException) -> int:
+    """Return the exit code of a stop, 0 of any other end."""
+    if isinstance(error, KeyboardInterrupt):
+        return _CTRL_C
+    if isinstance(error, SystemExit):
+        return error.code if error.code in (_HUNG_UP, _TERMINATED) else 0
+    # Where a library was just at work, it may have made an error of its own out of the stop.
+    context = click.get_current_context(silent=True)
+    group = context and context.find_root().command
+    return 128 + group.stopped if isinstance(group, Commands) and group.stopped else 0
 
 
 @contextmanager

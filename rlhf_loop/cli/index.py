@@ -80,9 +80,16 @@ def add(
     store = open_store(settings, anew=True)  # what it lacks is said before the files are read
     try:
         with cluster_of(settings, engine=engine, workers=workers, address=address) as cluster:
-            files = check_files(
-                paths, source=source, columns=columns, format=format, skip_invalid=skip_invalid, cluster=cluster
-            )
+            with progress_bar("Reading", kept=UNCHANGED) as progress:
+                files = check_files(
+                    paths,
+                    source=source,
+                    columns=columns,
+                    format=format,
+                    skip_invalid=skip_invalid,
+                    cluster=cluster,
+                    progress=progress,
+                )
             with working("Loading the encoder", kept=UNCHANGED):
                 encoder = load_encoder(settings)
             with closing(store), progress_bar("Indexing", kept=GOES_ON) as progress:

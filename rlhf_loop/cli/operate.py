@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlhf_loop.cli.common import (
+    UNCHANGED,
     FilePath,
     check_writable,
     off_still,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from rlhf_loop.store.rankings import Stored
 
 _SHOWN = 100
+_DELETED = "What is deleted is gone for good; the same command deletes the rest."
 
 
 @click.command(short_help="Retrain when it is due, and check for problems.")
@@ -91,8 +93,10 @@ def alarms(check: bool, with_past: bool, as_json: bool) -> None:
         from rlhf_loop.monitoring.checks import check as run_checks
         from rlhf_loop.monitoring.webhook import deliver
 
-        with working("Checking", kept="Alarms that were raised are kept."):
-            run_checks(engine, settings)
+        with progress_bar(
+            "Checking", kept="Alarms that were raised are kept; the same command begins anew."
+        ) as progress:
+            run_checks(engine, settings, progress=progress)
             deliver(engine, settings)
     still = open_alarms(engine)
     found = newest(engine, limit=_SHOWN) if with_past else still
@@ -211,7 +215,8 @@ def restore(file: Path | str, check: bool, replace: bool) -> None:
     from rlhf_loop.store.engine import describe, make_engine
 
     if check:
-        found = backups.look(file)
+        with progress_bar("Reading the backup", kept="It was only read.") as progress:
+            found = backups.look(file, progress=progress)
         click.echo(
             f"{_without_key(file)} is whole: {found.words}, of {found.made_at:%Y-%m-%d %H:%M} UTC, by {found.program}."
         )
@@ -288,13 +293,15 @@ def purge_rankings(days: float | None, yes: bool) -> None:
     if days is None:
         raise click.UsageError("RLHF_RECORD_DAYS is 0, so nothing is too old. Set it, or give --days.")
     engine, before = open_ratings(), datetime.now(UTC) - timedelta(days=days)
-    with reading(engine) as connection:
+    with working("Counting what is old", kept=UNCHANGED), reading(engine) as connection:
         found = count(connection, of_groups(connection, old(connection, before=before)))
     _print_stored(found, f"recorded before {before:%Y-%m-%d %H:%M} UTC and not rated")
     if not found.answers:
         click.echo("There is nothing to delete.")
     if found.answers and _allowed(yes):
-        _print_stored(purge_documents(engine, before=before, actor=operator()), "deleted")
+        with progress_bar("Deleting", kept=_DELETED) as progress:
+            gone = purge_documents(engine, before=before, actor=operator(), progress=progress)
+        _print_stored(gone, "deleted")
     # Also where nothing was left to delete: an earlier run may have found the log in use.
     if yes and not scrub(engine):
         sys.exit(1)
@@ -327,21 +334,23 @@ def purge(record_days: float | None, served_days: float | None, yes: bool) -> No
     engine, now = open_ratings(), datetime.now(UTC)
     documents, served = Stored(), 0
     recorded_before = now - timedelta(days=record_days) if record_days else None
-    with reading(engine) as connection:
+    with working("Counting what is old", kept=UNCHANGED), reading(engine) as connection:
         if recorded_before is not None:
             documents = count(connection, of_groups(connection, old(connection, before=recorded_before)))
         if served_days:
             before = served_before(served_days, now=now)
             served = count_served(connection, before=before, purged_before=recorded_before)
     if yes:
-        gone = purge_old(
-            engine,
-            record_days=record_days,
-            served_days=served_days,
-            threshold=settings.quality_threshold,
-            actor=operator(),
-            now=now,
-        )
+        with progress_bar("Deleting", kept=_DELETED) as progress:
+            gone = purge_old(
+                engine,
+                record_days=record_days,
+                served_days=served_days,
+                threshold=settings.quality_threshold,
+                actor=operator(),
+                now=now,
+                progress=progress,
+            )
         documents, served = gone.documents, gone.served
     which = "deleted" if yes else "too old"
     _print_stored(documents, which)
@@ -383,7 +392,7 @@ def forget(query: str | None, caller: str | None, yes: bool) -> None:
     recorder.settle()
 
     def look() -> tuple[list[int], Stored, set[str]]:
-        with reading(engine) as connection:
+        with working("Looking for it", kept=UNCHANGED), reading(engine) as connection:
             keys = of_query(connection, given) if caller is None else of_caller(connection, given)
             return keys, count(connection, keys, caller=caller), external_ids(connection, keys)
 
@@ -407,7 +416,9 @@ def forget(query: str | None, caller: str | None, yes: bool) -> None:
             click.echo(f"{counted(waiting, 'entry', 'entries')} in the outbox: deleted.")
         # Once more: what waited before may have come.
         keys, *_ = look()
-        _print_stored(forget_answers(engine, keys, actor=operator(), caller=caller), "deleted")
+        with progress_bar("Deleting", kept=_DELETED) as progress:
+            gone = forget_answers(engine, keys, actor=operator(), caller=caller, progress=progress)
+        _print_stored(gone, "deleted")
         emptied = all([recorder.scrub(), scrub(engine)])
     recorder.close()
     if not emptied:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from rlhf_loop.cli.common import (
+    UNCHANGED,
     FilePath,
     open_ratings,
     operator,
@@ -20,12 +21,14 @@ from rlhf_loop.cli.common import (
     progress_bar,
     ratings_columns_option,
     read_settings,
+    working,
 )
 
 _BOTH_WAYS = ("csv", "jsonl", "parquet", "trl-preference", "trl-unpaired", "argilla", "langfuse")
 _IN = click.Choice([*_BOTH_WAYS, "xlsx", "openwebui", "label-studio", "phoenix", "dify", "ragflow", "librechat"])
 _OUT = click.Choice([*_BOTH_WAYS, "hf-dataset"])
 _WHOLE = "The file is stored as a whole or not at all; import it again."
+_UNDONE = "The import is taken back as a whole or not at all; run the same command again."
 _AS_BEFORE = "What was at that place is as it was before."
 _FORMAT_HELP = "The file's format. Default: csv, jsonl (also .json){} or parquet by the name's ending."
 
@@ -143,16 +146,18 @@ def import_(
         if str(file) == "-":
             file = stack.enter_context(_standard_input())
         if dry_run:
-            found = preview_ratings(
-                file,
-                columns=columns,
-                names=names,
-                format=format,
-                reviewer=reviewer,
-                labels=labels,
-                encoding=encoding,
-                judge=judge,
-            )
+            with progress_bar(f"Reading {file.name}", kept=UNCHANGED) as progress:
+                found = preview_ratings(
+                    file,
+                    columns=columns,
+                    names=names,
+                    format=format,
+                    reviewer=reviewer,
+                    labels=labels,
+                    encoding=encoding,
+                    judge=judge,
+                    progress=progress,
+                )
             taken = print_preview(found, reviewer=judge or reviewer, unrated=unrated, skip_invalid=skip_invalid)
             sys.exit(0 if taken else 2)
         engine = open_ratings()
@@ -217,7 +222,8 @@ def undo(number: int, dry_run: bool) -> None:
     """
     from rlhf_loop.exchange.imports import undo_import
 
-    undone = undo_import(open_ratings(), number, actor=operator(), dry_run=dry_run)
+    with working("Taking it back", kept=_UNDONE):
+        undone = undo_import(open_ratings(), number, actor=operator(), dry_run=dry_run)
     for line in undone.lines():
         click.echo(line)
     if dry_run and not undone.already:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlhf_loop.cli.common import find_settings, json_option, open_ratings, operator, print_json, read_settings, working
+from rlhf_loop.cli.common import (
+    find_settings,
+    json_option,
+    open_ratings,
+    operator,
+    print_json,
+    progress_bar,
+    read_settings,
+    working,
+)
 from rlhf_loop.cli.training import rank
 
 if TYPE_CHECKING:
@@ -29,7 +38,8 @@ def init() -> None:
 
     settings = read_settings()
     trace = trace_of(settings)
-    engine = open_database(settings.database_url)
+    with working("Bringing the database up to date", kept="The database is as it was; the same command begins anew."):
+        engine = open_database(settings.database_url)
     click.echo(f"The database {describe(engine)} is ready (revision {head()}).")
     if trace:
         click.echo(
@@ -135,16 +145,17 @@ def demo() -> None:
     output.print_import(import_ratings(engine, chosen.ratings_file, source="sample"))
     output.print_stats(count(engine))
     output.headline("2  Training")
-    with working("Training", kept=_DEMO):
-        outcome = run_training(engine, settings, actor=operator())
+    with progress_bar("Training", kept=_DEMO) as progress:
+        outcome = run_training(engine, settings, progress=progress, actor=operator())
     output.print_training(outcome)
     output.headline("3  A question that the model has not seen")
     given = list(chosen.candidates)
     output.print_ranking(chosen.question, given, rank(chosen.question, given))
     output.headline("4  The sample's answers as documents to answer from")
-    with working("Indexing", kept=_DEMO):
+    with progress_bar("Indexing", kept=_DEMO) as progress:
         columns = {"text": "ai_response", "title": "user_prompt"}
-        index_files([chosen.ratings_file], store=store, encoder=encoder, source="sample", columns=columns)
+        files = [chosen.ratings_file]
+        index_files(files, store=store, encoder=encoder, source="sample", columns=columns, progress=progress)
     click.echo("They are in the index now: rlhf-loop serve answers from them. Some are wrong on purpose.")
     output.headline("What next")
     output.print_next_steps()

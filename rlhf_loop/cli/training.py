@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,6 @@ from rlhf_loop.cli.common import (
     rated_progress,
     ratings_columns_option,
     read_settings,
-    working,
 )
 from rlhf_loop.utils.extras import require
 
@@ -135,8 +134,9 @@ def train(
         )
     print_training(outcome)
     if curve is not None:
-        with working("Drawing the learning curve", kept="The model that was trained is kept; there is no picture."):
-            points = _learning_curve(engine, settings, outcome.report, seed, curve)
+        kept = "The model that was trained is kept; there is no picture. The same command trains anew."
+        with progress_bar("Drawing the learning curve", kept=kept) as progress:
+            points = _learning_curve(engine, settings, outcome.report, seed, curve, progress)
         print_curve(points, curve)
     if not outcome.live:
         sys.exit(3)
@@ -242,7 +242,8 @@ def retrain(if_due: bool) -> None:
 
     engine, settings = open_ratings(), read_settings()
     if if_due:
-        found = due(engine, settings, drifted=lambda: drifted_since(engine, settings))
+        with progress_bar("Looking whether it is due", kept=UNCHANGED) as progress:
+            found = due(engine, settings, drifted=lambda: drifted_since(engine, settings, progress=progress))
         click.echo(f"{'Due' if found.due else 'Not due'}: {found.reason}")
         if not found.due:
             return
@@ -434,8 +435,9 @@ def gaming(questions: int, policy: Path | None, as_json: bool) -> None:
         found = gaming_report(engine, ranker, questions=questions, progress=progress)
     moved = None
     if policy is not None:
-        with working("Comparing the policy's answers", kept=UNCHANGED):
-            moved = policy_drift(engine, policy_answers(policy), encoder=encoder, ranker=ranker)
+        with progress_bar("Comparing the policy's answers", kept=UNCHANGED) as progress:
+            answers = policy_answers(policy)
+            moved = policy_drift(engine, answers, encoder=encoder, ranker=ranker, progress=progress)
     if as_json:
         print_json({**asdict(found), "summary": found.summary, "policy": moved and asdict(moved)})
         return
@@ -603,7 +605,12 @@ def rank(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
 
 
 def _learning_curve(
-    engine: Engine, settings: Settings, report: TrainingReport, seed: int, path: Path
+    engine: Engine,
+    settings: Settings,
+    report: TrainingReport,
+    seed: int,
+    path: Path,
+    progress: Callable[[int, int], None] | None,
 ) -> list[CurvePoint]:
     from rlhf_loop.domain import ReviewerRole
     from rlhf_loop.encoders import load_encoder
@@ -619,7 +626,7 @@ def _learning_curve(
     )
     encoder = load_encoder(settings)
     recipe = recipe_named(report.recipe, cross=encoder.crossed)
-    points = learning_curve(data, recipe=recipe, encoder=encoder, seed=seed)
+    points = learning_curve(data, recipe=recipe, encoder=encoder, seed=seed, progress=progress)
     plot(points, path, title=f"Recipe {report.recipe}: quality by number of rated answers")
     return points
 

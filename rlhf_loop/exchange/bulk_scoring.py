@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import secrets
 import shutil
-import signal
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -52,7 +51,7 @@ from rlhf_loop.exchange.candidate_files import (
 )
 from rlhf_loop.ranking import Ranker, WithoutModel, is_off
 from rlhf_loop.reward.model_file import StoredModel, put, verified
-from rlhf_loop.utils.concurrency import single_threaded_blas
+from rlhf_loop.utils.concurrency import single_threaded_blas, spared_ctrl_c
 from rlhf_loop.utils.extras import require
 from rlhf_loop.utils.files import TemporaryFolder
 from rlhf_loop.utils.object_store import Place, shown
@@ -511,7 +510,6 @@ _scorer: PartScorer | None = None
 
 def _start_worker(job: Job) -> None:
     global _scorer  # one a process is what a pool is for
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it stops it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _scorer = PartScorer(job)
 
@@ -533,12 +531,14 @@ def _in_processes(job: Job, parts: Iterable[int], *, workers: int) -> Iterator[i
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(job,))
     rest, before = iter(parts), set(multiprocessing.active_children())
     try:
-        waiting = {pool.submit(_score_part, part) for part in islice(rest, 2 * workers)}
+        with spared_ctrl_c():
+            waiting = {pool.submit(_score_part, part) for part in islice(rest, 2 * workers)}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for each in done:
                 yield each.result()
-            waiting |= {pool.submit(_score_part, part) for part in islice(rest, len(done))}
+            with spared_ctrl_c():
+                waiting |= {pool.submit(_score_part, part) for part in islice(rest, len(done))}
     except BrokenProcessPool as error:
         raise RlhfLoopError(
             f"A process that scored ended ({clause(error)}), as if memory had run out or somebody had killed it. What "

@@ -245,6 +245,7 @@ def preview_ratings(
     encoding: str | None = None,
     judge: str | None = None,
     most: int | None = None,
+    progress: Progress | None = None,
 ) -> Preview:
     """Read a ratings file to its end, or the row after `most` rows, as `import_ratings` would, without any database.
 
@@ -260,6 +261,10 @@ def preview_ratings(
             first.append(row)
         if most is not None and read.rows > most:
             break
+        if progress and read.rows % _CHUNK == 0:
+            progress(reader.position, reader.size)
+    if progress:
+        progress(reader.size, reader.size)
     report = errors.report(Stored(), read, ignored=reader.ignored)
     return Preview(reader.columns, tuple(first), report, _unrated(reader, read))
 

@@ -56,26 +56,35 @@ class _Context:
     settings: Settings
     encoder: TextEncoder | None
     now: datetime
+    progress: Callable[[int, int], None] | None
 
 
 def check(
-    engine: Engine, settings: Settings, *, encoder: TextEncoder | None = None, now: datetime | None = None
+    engine: Engine,
+    settings: Settings,
+    *,
+    encoder: TextEncoder | None = None,
+    now: datetime | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Alarm]:
     """Open and clear alarms by what the database holds; return those that are open now.
 
     Cheap enough for every few minutes: drift is looked for at most every six hours by a process. Without `encoder` it
-    loads the one of the settings then. A check that fails is logged, and the others go on.
+    loads the one of the settings then. A check that fails is logged, and the others go on. `progress` gets how many
+    questions drift was looked for in, which alone takes long, and how many there are.
 
     Raises:
         DatabaseError: the database cannot be reached.
     """
-    context = _Context(engine, settings, encoder, now or datetime.now(UTC))
+    context = _Context(engine, settings, encoder, now or datetime.now(UTC), progress)
     for name, look in _CHECKS.items():
         try:
             for verdict in look(context):
                 _settle(engine, verdict, context.now)
         except Exception:
             logger.exception("The check of %s failed; its alarms stay as they are.", name)
+    if progress is not None:
+        progress(1, 1)
     return open_alarms(engine)
 
 
@@ -117,7 +126,7 @@ def _drift(context: _Context) -> Iterator[_Verdict]:
     if seen is not None and timedelta() <= now - seen < DRIFT_EVERY:
         return
     encoder = context.encoder or _own_encoder(context.settings)
-    found = drift(engine, encoder=encoder, now=now)
+    found = drift(engine, encoder=encoder, now=now, progress=context.progress)
     _drift_seen[engine] = now
     if found.drifted_since is not None:
         yield _Verdict(
@@ -130,13 +139,17 @@ def _drift(context: _Context) -> Iterator[_Verdict]:
         yield _Verdict(kind=AlarmKind.DRIFT)
 
 
-def drifted_since(engine: Engine, settings: Settings) -> date | None:
+def drifted_since(
+    engine: Engine, settings: Settings, *, progress: Callable[[int, int], None] | None = None
+) -> date | None:
     """Return the week since when questions or scores have drifted; None if they have not, or nobody can tell.
+
+    For `progress` see `drift`.
 
     Raises:
         DatabaseError: the database cannot be reached.
     """
-    return drift(engine, encoder=_own_encoder(settings)).drifted_since
+    return drift(engine, encoder=_own_encoder(settings), progress=progress).drifted_since
 
 
 def _own_encoder(settings: Settings) -> TextEncoder | None:

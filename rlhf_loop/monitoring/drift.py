@@ -8,7 +8,7 @@ live model gave. A promotion begins both anew.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import takewhile
@@ -75,17 +75,25 @@ class Drift:
     compared: tuple[str, ...] = ()
 
 
-def drift(engine: Engine, *, encoder: TextEncoder | None, now: datetime | None = None, weeks: int = 26) -> Drift:
+def drift(
+    engine: Engine,
+    *,
+    encoder: TextEncoder | None,
+    now: datetime | None = None,
+    weeks: int = 26,
+    progress: Callable[[int, int], None] | None = None,
+) -> Drift:
     """Compare the latest `weeks` in which anything was asked with the reference; without encoder the scores alone.
 
-    It has drifted if the latest weeks that can be compared have moved: two in a row, or one of them far.
+    It has drifted if the latest weeks that can be compared have moved: two in a row, or one of them far. `progress`
+    gets how many questions are embedded, and how many there are.
     """
     now = (now or datetime.now(UTC)).astimezone(UTC)
     asked = weeks_of_questions(engine, now=now)
     live = registry.live(engine)
     reference = _reference(asked, live.made_at if live else None)
     shown = asked[-weeks:]
-    questions = _question_shifts(shown, reference, encoder) if encoder is not None and reference else {}
+    questions = _question_shifts(shown, reference, encoder, progress) if encoder is not None and reference else {}
     scores = _score_shifts(asked, live.version) if live else {}
     later = {week: shift for week, shift in questions.items() if week > reference[-1].start}
     since = {name: _since(list(of.items())) for name, of in (("questions", later), ("scores", scores)) if of}
@@ -113,11 +121,24 @@ def _reference(asked: Sequence[Week], trained_at: datetime | None) -> Sequence[W
     return asked[:_REFERENCE_WEEKS] if _count(asked[:_REFERENCE_WEEKS]) >= ENOUGH_REFERENCE else ()
 
 
-def _question_shifts(shown: Sequence[Week], reference: Sequence[Week], encoder: TextEncoder) -> dict[date, Shift]:
-    of_each = _REFERENCE // len(reference)
-    topics = Topics(encoder.encode([one.prompt for week in reference for one in week.questions[:of_each]]))
+def _question_shifts(
+    shown: Sequence[Week], reference: Sequence[Week], encoder: TextEncoder, progress: Callable[[int, int], None] | None
+) -> dict[date, Shift]:
+    of_each, done = _REFERENCE // len(reference), 0
+    first = [week.questions[:of_each] for week in reference]
     enough = [week for week in shown if len(week.questions) >= ENOUGH]
-    return {week.start: topics.shift(encoder.encode([one.prompt for one in week.questions])) for week in enough}
+    total = sum(map(len, first)) + _count(enough)
+
+    def encoded(questions: Sequence[SampledQuestion]) -> Vectors:
+        nonlocal done
+        vectors = encoder.encode([one.prompt for one in questions])
+        done += len(questions)
+        if progress is not None:
+            progress(done, total)
+        return vectors
+
+    topics = Topics(np.concatenate([encoded(some) for some in first]))
+    return {week.start: topics.shift(encoded(week.questions)) for week in enough}
 
 
 def _score_shifts(asked: Sequence[Week], version: str) -> dict[date, Shift]:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count, groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from sqlalchemy.engine import Engine
@@ -34,8 +34,11 @@ from rlhf_loop.utils.translation import Message
 if TYPE_CHECKING:
     from rlhf_loop.encoders import TextEncoder
 
+_Result = TypeVar("_Result")
 #: The questions whose answers are changed, and the rated answers that a policy's are compared with.
 QUESTIONS, _REFERENCE = 60, 2_000
+#: Of both, those that are scored and embedded.
+_SCORED = 500
 #: A change pays from this mean gain on, in log-odds, if more scores rise than chance would have it.
 PAYS = 0.2
 #: A policy's answers from which on they are compared, and rated ones.
@@ -152,14 +155,13 @@ def gaming_report(
         raise ValueError("Nothing is rated yet, so there is no answer to change. Collect ratings at /review first.")
     versions, before, scored = set[str](), list[list[float]](), count(1)
 
-    def scores(prompt: str, texts: list[str]) -> list[float]:
-        found = _scores(ranker, prompt, texts, versions)
+    def advance() -> None:
         if progress is not None:
             progress(next(scored), (1 + len(_CHANGES)) * len(asked))
-        return found
 
     for answers in asked:
-        before.append(scores(answers[0].prompt, [each.response for each in answers]))
+        before.append(_scores(ranker, answers[0].prompt, [each.response for each in answers], versions))
+        advance()
     chosen = [_worst(answers, draw) for answers in asked]
     changes = []
     for name, change in _CHANGES.items():
@@ -169,8 +171,10 @@ def gaming_report(
             texts = [each.response for each in answers]
             texts[which] = change(answers[0].prompt, texts[which], another)
             if blank(texts[which]):
+                advance()
                 continue
-            new = scores(answers[0].prompt, texts)
+            new = _scores(ranker, answers[0].prompt, texts, versions)
+            advance()
             gains.append(logit(new[which]) - logit(old[which]))
             better = [other for other, each in enumerate(answers) if each.good and not answers[which].good]
             passed += [new[which] > new[other] for other in better if old[which] <= old[other]]
@@ -187,10 +191,12 @@ def policy_drift(
     encoder: TextEncoder | None = None,
     ranker: Ranker | None = None,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> PolicyDrift:
     """Compare the answers of a policy, pairs of question and answer, with rated ones; raise or clear the alarm.
 
     Length and repetition are always compared, scores with a ranker, and what the answers are about with an encoder.
+    `progress` gets how many answers are scored and embedded, and how many there are.
 
     Raises:
         ValueError: there are too few of either.
@@ -204,15 +210,21 @@ def policy_drift(
     shifts = {
         name: of_numbers(*(_measured(measure, each) for each in (rated, drawn))) for name, measure in _MEASURES.items()
     }
+    some, done, seen = [each[:_SCORED] for each in (rated, drawn)], count(1), set[str]()
+    total = sum(map(len, some)) * ((ranker is not None) + (encoder is not None))
+
+    def told(found: _Result) -> _Result:
+        if progress is not None:
+            progress(next(done), total)
+        return found
+
     if ranker is not None:
-        seen = set[str]()
         numbers = [
-            np.array([_scores(ranker, question, [answer], seen)[0] for question, answer in each[:500]])
-            for each in (rated, drawn)
+            np.array([told(_scores(ranker, question, [answer], seen)[0]) for question, answer in each]) for each in some
         ]
         shifts["score"] = of_numbers(*numbers)
     if encoder is not None:
-        before, after = (encoder.encode([answer for _, answer in each[:500]]) for each in (rated, drawn))
+        before, after = (np.concatenate([told(encoder.encode([answer])) for _, answer in each]) for each in some)
         shifts["subject"] = Topics(before, seed=seed).shift(after)
     found = PolicyDrift(len(drawn), len(rated), shifts)
     if found.moved:

@@ -118,6 +118,8 @@ def report(
             progress(done, len(figures.FIGURES))
         found = figures.figure(name, engine, settings, encoder=encoder, now=now)
         panels.append(panel(found, data=_inline("text/csv;charset=utf-8", figure_csv(found))))
+    if progress:
+        progress(len(figures.FIGURES), len(figures.FIGURES))
     panels.sort(key=lambda one: not one.chart)  # as on the dashboard
     pages = Environment(loader=PackageLoader("rlhf_loop.web"), autoescape=True, undefined=StrictUndefined)
     pages.globals.update(IN_ENGLISH.template())

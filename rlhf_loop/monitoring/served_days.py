@@ -17,7 +17,7 @@ from sqlalchemy import Dialect, Select, case, func, select
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.store.engine import reading, transaction, upsert
-from rlhf_loop.store.rankings import Stored, purge, purge_served
+from rlhf_loop.store.rankings import Progress, Stored, purge, purge_served
 from rlhf_loop.store.tables import Interaction, ServedDay, ServedQuestion
 
 _DAY = timedelta(days=1)
@@ -90,20 +90,28 @@ class Purged:
 
 
 def purge_old(
-    engine: Engine, *, record_days: float, served_days: float, threshold: float, actor: str, now: datetime | None = None
+    engine: Engine,
+    *,
+    record_days: float,
+    served_days: float,
+    threshold: float,
+    actor: str,
+    now: datetime | None = None,
+    progress: Progress | None = None,
 ) -> Purged:
     """Delete what is older than so many days: documents of recorded rankings, and how questions were served; 0: never.
 
     Days are summed up before their questions go; those that are not over stay. `store.engine.scrub` then sees to the
-    log.
+    log. `progress` gets how much is deleted, first of the documents and then of the records, and how much there is.
     """
     now = now or datetime.now(UTC)
     sum_up(engine, threshold=threshold, now=now)
     documents, served = Stored(), 0
     if record_days:
-        documents = purge(engine, before=now - timedelta(days=record_days), actor=actor)
+        documents = purge(engine, before=now - timedelta(days=record_days), actor=actor, progress=progress)
     if served_days:
-        served = purge_served(engine, before=served_before(served_days, now=now), actor=actor)
+        before = served_before(served_days, now=now)
+        served = purge_served(engine, before=before, actor=actor, progress=progress)
     return Purged(documents, served)
 
 

@@ -18,6 +18,7 @@ from rlhf_loop.training.comparison import Comparison, Comparisons, compare, pred
 from rlhf_loop.training.data import TrainingSet, training_set
 from rlhf_loop.training.fit import Progress
 from rlhf_loop.training.train import TrainingResult, train
+from rlhf_loop.utils.concurrency import spared_ctrl_c
 from rlhf_loop.utils.text import html_table
 
 
@@ -177,13 +178,16 @@ def encoder_megabytes(settings: Settings) -> float | None:
     receiver, sender = multiprocessing.Pipe(duplex=False)
     # A process of its own: in this one are other things.
     process = multiprocessing.get_context("spawn").Process(target=_send_memory, args=(sender, settings))
-    process.start()
+    with spared_ctrl_c():
+        process.start()
     sender.close()
     try:
         grown: float | None = receiver.recv()
     except EOFError:
         grown = None
-    process.join()
+    finally:
+        process.terminate()
+        process.join()
     return grown
 
 

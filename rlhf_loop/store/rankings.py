@@ -21,6 +21,8 @@ from rlhf_loop.store.engine import reading, transaction, upsert
 from rlhf_loop.store.tables import Draft, Interaction, Preference, Review, ServedQuestion, UsedPassage
 from rlhf_loop.utils.sqlite import in_parts
 
+#: Called with how much is deleted, and all that is to be.
+Progress = Callable[[int, int], None]
 #: Rankings and answers that are deleted in one transaction, for which others wait.
 _GROUPS_AT_ONCE, _ANSWERS_AT_ONCE = 50, 900
 #: Records of serving that are changed or deleted in one.
@@ -163,7 +165,7 @@ def count(connection: Connection, keys: Sequence[int], *, caller: str | None = N
     return Stored(len(names), len(keys), reviews)
 
 
-def purge(engine: Engine, *, before: datetime, actor: str) -> Stored:
+def purge(engine: Engine, *, before: datetime, actor: str, progress: Progress | None = None) -> Stored:
     """Delete the documents of what `old` finds; how it was served stays, for the trends. Return how much that was.
 
     Whatever has no documents then is noted, and not looked at again. Afterwards, also where it was nothing,
@@ -179,6 +181,8 @@ def purge(engine: Engine, *, before: datetime, actor: str) -> Stored:
             # Perhaps somebody has judged one meanwhile. From here on they wait.
             keys = of_groups(connection, old(connection, before=before, among=some))
             gone += _delete(connection, keys, action="rankings.purged", actor=actor)
+        if progress:
+            progress(start + len(some), len(groups))
     group = ServedQuestion.candidate_group
     empty = select(group).where(*_has_documents(before), ~exists().where(Interaction.candidate_group == group))
     now = datetime.now(UTC)
@@ -202,13 +206,13 @@ def count_served(connection: Connection, *, before: datetime, purged_before: dat
     return connection.execute(select(func.count()).select_from(union_all(*wanted).subquery())).scalar_one()
 
 
-def purge_served(engine: Engine, *, before: datetime, actor: str) -> int:
+def purge_served(engine: Engine, *, before: datetime, actor: str, progress: Progress | None = None) -> int:
     """Delete how questions were served before that time; return how many. Their answers stay.
 
     So do recorded rankings that have documents: they are found by that record.
     """
-    group = ServedQuestion.candidate_group
-    gone = _in_batches(engine, _old_served(before), lambda some: delete(ServedQuestion).where(group.in_(some)))
+    group, wanted = ServedQuestion.candidate_group, _old_served(before)
+    gone = _in_batches(engine, wanted, lambda some: delete(ServedQuestion).where(group.in_(some)), progress)
     if gone:
         with transaction(engine) as connection:
             audit.note(connection, actor, "served.purged", "served questions", {"count": gone})
@@ -220,18 +224,27 @@ def _old_served(before: datetime) -> Select[str]:
     return select(of.candidate_group).where(of.served_at < before, or_(of.door.is_(None), of.emptied_at.is_not(None)))
 
 
-def _in_batches(engine: Engine, wanted: Select[str], change: Callable[[Select[str]], UpdateBase]) -> int:
+def _in_batches(
+    engine: Engine, wanted: Select[str], change: Callable[[Select[str]], UpdateBase], progress: Progress | None = None
+) -> int:
     """Change the records of these groups some at a time, so that nobody waits long; return how many they were."""
-    some, changed = wanted.order_by(ServedQuestion.served_at).limit(_RECORDS_AT_ONCE), 0
+    some, changed, total = wanted.order_by(ServedQuestion.served_at).limit(_RECORDS_AT_ONCE), 0, 0
+    if progress:
+        with reading(engine) as connection:
+            total = connection.execute(select(func.count()).select_from(wanted.subquery())).scalar_one()
     while True:
         with transaction(engine) as connection:
             batch = connection.execute(change(some)).rowcount
         changed += batch
+        if progress:
+            progress(changed, max(changed, total))
         if batch < _RECORDS_AT_ONCE:
             return changed
 
 
-def forget(engine: Engine, keys: Sequence[int], *, actor: str, caller: str | None = None) -> Stored:
+def forget(
+    engine: Engine, keys: Sequence[int], *, actor: str, caller: str | None = None, progress: Progress | None = None
+) -> Stored:
     """Delete these answers with all that was said of them, and how they were served. Return how much that was.
 
     Of a caller the records of serving go, too, whose documents are deleted already. So do the stored answers to
@@ -239,7 +252,7 @@ def forget(engine: Engine, keys: Sequence[int], *, actor: str, caller: str | Non
     """
     with reading(engine) as connection:
         ids, lists = external_ids(connection, keys), list(_lists(connection, keys).values())
-    gone = Stored()
+    gone, done, total = Stored(), 0, sum(map(len, lists))
     while lists:
         some = list[int]()
         while lists and len(some) < _ANSWERS_AT_ONCE:
@@ -250,6 +263,9 @@ def forget(engine: Engine, keys: Sequence[int], *, actor: str, caller: str | Non
             gone += _delete(connection, some, action="answers.forgotten", actor=actor)
             for part in in_parts(names):
                 _delete_served(connection, ServedQuestion.candidate_group.in_(part))
+        done += len(some)
+        if progress:
+            progress(done, total)
     with transaction(engine) as connection:
         if caller is not None:
             gone += Stored(_delete_served(connection, ServedQuestion.caller == caller))

@@ -174,6 +174,8 @@ def predict(
             found[of[of >= 0]] = scores[of >= 0]
         if progress is not None and len(chunk.row):
             progress(int(chunk.row[-1]) + 1, len(data.candidates))
+    if progress is not None:
+        progress(len(data.candidates), len(data.candidates))
     return found
 
 

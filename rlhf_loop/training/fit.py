@@ -143,6 +143,8 @@ def read_features(
         if progress and len(chunk.row):
             progress(int(chunk.row[-1]) + 1, len(there))
         started = perf_counter()
+    if progress:
+        progress(len(there), len(there))  # the last ones may be gone
     return Features(
         features={name: table.filled(there[data.row[rows[name]]]) for name, table in tables.items()},
         there=there[data.row],
@@ -181,6 +183,8 @@ def read_pairs(
                 found[recipe.name].append(difference.astype(np.float32))
         if progress and len(chunk.row):
             progress(int(chunk.row[-1]) + 1, len(pairs))
+    if progress:
+        progress(len(pairs), len(pairs))
     return PairFeatures(
         difference={
             each.name: np.concatenate(found[each.name] or [np.empty((0, len(each.feature_names())), np.float32)])

@@ -24,7 +24,7 @@ from rlhf_loop.reward.splitting import folds
 from rlhf_loop.training import metrics
 from rlhf_loop.training.data import TrainingSet, assemble
 from rlhf_loop.training.evaluation import evaluate
-from rlhf_loop.training.fit import read_features, rows_for
+from rlhf_loop.training.fit import Progress, read_features, rows_for
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
 from rlhf_loop.utils.extras import require
@@ -206,14 +206,21 @@ def growth(of: RatedFeatures, *, recipe: Recipe, goal: float, seed: int = 0) -> 
 
 
 def fits(
-    of: RatedFeatures, *, recipe: Recipe, step: float, fold_count: int, most: int | None = None, seed: int = 0
+    of: RatedFeatures,
+    *,
+    recipe: Recipe,
+    step: float,
+    fold_count: int,
+    most: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Iterator[HeldOutPredictions]:
     """Fit on ever more ratings of four fifths of the questions, and judge on the other fifth, five times.
 
     Whole questions are drawn, so 50 answers mean as few questions as they would in practice, and what a smaller draw
     has, a larger one has, too. A draw with too few questions of a class to fit anything is left out. `step` is how many
     times the ratings of one size the next one has, `most` where they end (by default with all), and `fold_count` that
-    of the classifier, which calibrates itself.
+    of the classifier, which calibrates itself. `progress` gets on how many ratings was fitted, and on how many in all.
 
     Raises:
         ValueError: a class has too few questions to leave any out.
@@ -223,10 +230,11 @@ def fits(
     parts = np.unique(fold)
     # The smallest of the training parts: all folds have the same sizes.
     there = min(int((fold != part).sum()) for part in parts)
+    sizes, done = _sizes(there if most is None else min(there, most), step), 0
     for part in parts:
         order = rng.permutation(np.unique(of.prompt[fold != part]))
         held = fold == part
-        for size in _sizes(there if most is None else min(there, most), step):
+        for size in sizes:
             rows = _first_questions(of.prompt, order, size)
             classifier = prior.classifier(recipe, of.encoder, fold_count=fold_count, seed=seed)
             weight = None if of.weight is None else of.weight[rows]
@@ -234,6 +242,10 @@ def fits(
                 classifier.fit(of.features[rows], of.label[rows], of.prompt[rows], weight=weight)
             except ValueError:
                 continue
+            finally:
+                done += size
+                if progress:
+                    progress(done, len(parts) * sum(sizes))
             yield HeldOutPredictions(size, held, classifier.predict_proba(of.features[held])[:, 1])
 
 
@@ -251,21 +263,27 @@ class CurvePoint:
 
 
 def learning_curve(
-    examples: Sequence[Example] | TrainingSet, *, recipe: Recipe, encoder: TextEncoder, seed: int = 0
+    examples: Sequence[Example] | TrainingSet,
+    *,
+    recipe: Recipe,
+    encoder: TextEncoder,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> list[CurvePoint]:
     """Fit on 50, 100, 200 ... rated answers of four fifths of the questions, and judge on the other fifth, five times.
 
     Whole questions are drawn, so 50 answers mean as few questions as they would in practice. Of ratings alone, each
-    with its weight: no pairs, which would blur what more ratings bring.
+    with its weight: no pairs, which would blur what more ratings bring. `progress` gets how much is read, and how much
+    there is; then on how many ratings was fitted, and on how many in all.
     """
     data = (examples if isinstance(examples, TrainingSet) else assemble(examples)).grouped(encoder)
     rows = rows_for(recipe, data, seed=seed)
-    found = read_features(data, {recipe.name: rows}, encoder)
+    found = read_features(data, {recipe.name: rows}, encoder, progress=progress)
     data, features = data.only(rows & found.there), found.features[recipe.name]
     weight = None if (data.weight == 1).all() else data.weight
     rated = RatedFeatures(features, data.label, data.prompt, encoder.id, weight)
     results: dict[int, list[tuple[float, float, float]]] = {}
-    for judged in fits(rated, recipe=recipe, step=2, fold_count=5, seed=seed):
+    for judged in fits(rated, recipe=recipe, step=2, fold_count=5, seed=seed, progress=progress):
         results.setdefault(judged.rated, []).append(_judge(data, judged.held, judged.probability))
     return [_point(size, values) for size, values in sorted(results.items())]
 

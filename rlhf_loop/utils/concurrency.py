@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import queue
+import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
 from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -85,6 +86,23 @@ def run_parallel(work: Callable[[_Item], None], items: Iterable[_Item], *, threa
         helper.join()
     if errors:
         raise errors[0]
+
+
+@contextmanager
+def spared_ctrl_c() -> Iterator[None]:
+    """Start processes in the block that Ctrl-C does not reach: whoever started them stops them.
+
+    A terminal sends it to all of them, and one that is just importing would print where it was.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # What comes meanwhile waits for the end of the block.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class FairLock:

@@ -98,8 +98,11 @@ def check_files(
     format: str | None = None,
     skip_invalid: bool = False,
     cluster: EncoderCluster | None = None,
+    progress: Progress | None = None,
 ) -> CheckedFiles:
     """Read what files and folders hold, and store nothing; so a mistake is known before an encoder is in memory.
+
+    `progress` gets how many bytes of files are read, and how many there are.
 
     Raises:
         InvalidDocumentsError: some cannot be read, and not `skip_invalid`.
@@ -109,7 +112,7 @@ def check_files(
         files = find_files(paths, source=source, columns=columns, format=format)
     except ValueError as error:
         raise DocumentError(f"These files cannot be indexed so: {error}") from error
-    return CheckedFiles(files, _check(files, skip_invalid=skip_invalid, cluster=cluster))
+    return CheckedFiles(files, _check(files, skip_invalid=skip_invalid, cluster=cluster, progress=progress))
 
 
 def index_files(
@@ -226,6 +229,7 @@ class _DocumentReader:
 
     files: Sequence[DocumentFile]
     cluster: EncoderCluster | None = None
+    progress: Progress | None = None
     invalid_count: int = 0
     invalid: list[ParsedDocument] = field(default_factory=list)
     invalid_sources: set[str] = field(default_factory=set)
@@ -245,12 +249,36 @@ class _DocumentReader:
                 self.invalid.append(found)
 
     def _all(self) -> Iterator[tuple[DocumentFile, ParsedDocument]]:
+        advance = self._counter()
         for there, files in groupby(self.files, key=lambda file: self.cluster is not None and file.is_whole):
             if there and self.cluster is not None:
                 some = [file.absolute() for file in files]
-                yield from zip(some, _read_there(some, self.cluster), strict=True)
+                for file, found in zip(some, _read_there(some, self.cluster), strict=True):
+                    yield file, found
+                    advance(file)
             else:
-                yield from ((file, found) for file in files for found in file)
+                for file in files:
+                    yield from ((file, found) for found in file)
+                    advance(file)
+
+    def _counter(self) -> Callable[[DocumentFile], None]:
+        if (progress := self.progress) is None:
+            return lambda file: None
+        total, done = sum(map(_size, self.files)), 0
+
+        def advance(file: DocumentFile) -> None:
+            nonlocal done
+            done += _size(file)
+            progress(min(done, total), total)
+
+        return advance
+
+
+def _size(file: DocumentFile) -> int:
+    try:
+        return file.path.stat().st_size
+    except OSError:  # whoever reads it says so
+        return 0
 
 
 def _read_there(files: Sequence[DocumentFile], cluster: EncoderCluster) -> Iterator[ParsedDocument]:
@@ -272,9 +300,11 @@ def _reader() -> Callable[[Sequence[DocumentFile]], list[ParsedDocument]]:
     return read
 
 
-def _check(files: Sequence[DocumentFile], *, skip_invalid: bool, cluster: EncoderCluster | None = None) -> int:
+def _check(
+    files: Sequence[DocumentFile], *, skip_invalid: bool, cluster: EncoderCluster | None, progress: Progress | None
+) -> int:
     """Read all files once; return how many characters their documents have."""
-    reader = _DocumentReader(files, cluster)
+    reader = _DocumentReader(files, cluster, progress)
     documents = chars = 0
     for document in reader:
         documents += 1

@@ -150,20 +150,59 @@ class Backup:
         )
 
 
-def look(file: Path | str) -> Backup:
+@dataclass(slots=True)
+class Bar:
+    """The progress of a backup or a restoration as one: rows and sections, and reading all of it, a quarter as long."""
+
+    progress: Progress | None
+    total: int = 0
+    done: int = 0
+    read: int = 0
+
+    def add(self, count: int) -> None:
+        """Count rows or sections that are done."""
+        self.done += count
+        self._tell()
+
+    def reading(self, done: int, total: int) -> None:
+        """Count bytes that were read of all."""
+        self.read = max(self.total, self.done) * done // max(1, total)
+        self._tell()
+
+    def counted(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """Give the lines, and count them, each a section."""
+        for number, line in enumerate(lines, start=1):
+            yield line
+            self.done += 1
+            if number % ROWS == 0:
+                self._tell()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.progress:
+            whole = max(self.total, self.done)
+            self.progress(4 * self.done + self.read, 5 * whole)
+
+
+def look(file: Path | str, *, progress: Progress | None = None) -> Backup:
     """Read a backup, here or in an object store, to its end, and return what is in it.
+
+    `progress` gets how many bytes are read, and how many there are.
 
     Raises:
         BackupError: it is not whole, or of a later version.
         ObjectStoreError: it cannot be fetched.
     """
-    with opened(file) as (_, found):
+    with opened(file, reading=lambda found: progress) as (_, found):
         return found
 
 
 @contextmanager
-def opened(file: Path | str) -> Iterator[tuple[ZipFile, Backup]]:
-    """Open a backup, once all of it was read and is what its manifest says."""
+def opened(file: Path | str, *, reading: Callable[[Backup], Progress | None]) -> Iterator[tuple[ZipFile, Backup]]:
+    """Open a backup, once all of it was read and is what its manifest says.
+
+    `reading` is told what that says, and returns what takes how many bytes are read, and how many there are.
+    """
     with ExitStack() as closed:
         target = target_of(file)
         try:
@@ -177,7 +216,7 @@ def opened(file: Path | str) -> Iterator[tuple[ZipFile, Backup]]:
             raise not_whole(file, error) from error
         try:
             found = _manifest(archive)
-            _verify(archive, found)
+            _verify(archive, found, reading(found))
         except BROKEN as error:
             raise not_whole(file, error) from error
         yield archive, found
@@ -245,10 +284,11 @@ def _manifest(archive: ZipFile) -> Backup:
     return found
 
 
-def _verify(archive: ZipFile, found: Backup) -> None:
+def _verify(archive: ZipFile, found: Backup, progress: Progress | None) -> None:
     named = set(found.files) | {MANIFEST}
     if set(archive.namelist()) != named or len(archive.namelist()) != len(named):
         raise ValueError("its files are not those that its manifest names")
+    read, total = 0, sum(member.bytes for member in found.files.values())
     for name, member in found.files.items():
         digest, rest = sha256(), member.bytes
         with archive.open(name) as source:
@@ -256,8 +296,13 @@ def _verify(archive: ZipFile, found: Backup) -> None:
                 digest.update(part)
                 if (rest := rest - len(part)) < 0:
                     break
+                read += len(part)
+                if progress:
+                    progress(read, total)
         if rest or digest.hexdigest() != member.sha256:
             raise ValueError(f"{name} is not as it was written")
+    if progress:
+        progress(total, total)
 
 
 def not_whole(where: Path | str, error: BaseException) -> BackupError:

@@ -33,6 +33,7 @@ from rlhf_loop.store.backup.archive import (
     ROWS,
     TARGET,
     Backup,
+    Bar,
     Index,
     Member,
     Progress,
@@ -80,23 +81,30 @@ def restore(
         ObjectStoreError: the backup cannot be fetched.
         VectorStoreError: the index cannot be.
     """
-    with opened(file) as (archive, found), ExitStack() as closed, ExitStack() as undone:
+    bar = Bar(progress)
+
+    def reading(found: Backup) -> Progress:
+        # Sections are read twice: before anything is written, too.
+        bar.total = found.rows + (2 * sum(found.index.values()) if index is not None and found.index else 0)
+        return bar.reading
+
+    with opened(file, reading=reading) as (archive, found), ExitStack() as closed, ExitStack() as undone:
         boxes = [closed.enter_context(closing(outbox)) for outbox in outboxes(settings)]
         if not replace:
             _refuse_others_model(settings, found)
         sections = None
         if index is not None and found.index is not None:
             sections = closed.enter_context(closing(index()))
-            _check_index(archive, found, sections, file, replace=replace)
+            _check_index(archive, found, sections, file, replace=replace, bar=bar)
         with migrating(engine) as connection:
             try:
-                _load(connection, archive, found, replace=replace, progress=progress)
+                _load(connection, archive, found, replace=replace, bar=bar)
                 # Before the commit: where the rows are, these are, too.
                 _put_files(archive, found, settings)
                 dropped = _put_waiting(archive, found, boxes, undone)
                 if sections is not None:
                     with archive.open(INDEX) as source:
-                        sections.put(source)
+                        sections.put(bar.counted(source))
             except OSError as error:
                 raise BackupError(
                     f"The backup cannot be restored: {error.strerror or error}. Make room, or mend the rights of "
@@ -119,7 +127,7 @@ def restore(
     return found
 
 
-def _load(connection: Connection, archive: ZipFile, found: Backup, *, replace: bool, progress: Progress | None) -> None:
+def _load(connection: Connection, archive: ZipFile, found: Backup, *, replace: bool, bar: Bar) -> None:
     if connection.dialect.name == "sqlite":
         # What rows name each other is looked at when all of them are there.
         connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
@@ -143,13 +151,13 @@ def _load(connection: Connection, archive: ZipFile, found: Backup, *, replace: b
             f"The backup has columns of {strange[0][:60]!r} that revision {found.revision} does not know, so it was "
             "altered. Take another copy of it, or an earlier one."
         )
-    done, names = 0, [table.name for table in found.tables]
+    names = [table.name for table in found.tables]
     with _without_triggers(connection, [*columns]):
         # What names others goes before them.
         for name in (*(columns.keys() - set(names)), *reversed(names)):
             connection.exec_driver_sql(f"DELETE FROM {name}")
         for table in found.tables:
-            done = _insert(connection, archive, table, done, found.rows, progress)
+            _insert(connection, archive, table, bar)
             _give_next_ids(connection, table)
     if found.revision != head():
         upgrade(connection)
@@ -185,11 +193,11 @@ def _refuse_others_model(settings: Settings, found: Backup) -> None:
     )
 
 
-def _check_index(archive: ZipFile, found: Backup, index: Index, file: Path | str, *, replace: bool) -> None:
+def _check_index(archive: ZipFile, found: Backup, index: Index, file: Path | str, *, replace: bool, bar: Bar) -> None:
     """Read all of the index in the backup; refuse to put it in the place of another one."""
     try:
         with archive.open(INDEX) as source:
-            counts = index.check(source)
+            counts = index.check(bar.counted(source))
         if counts != found.index:
             raise ValueError("its index is not the one that its manifest names")
     except BROKEN as error:
@@ -245,13 +253,11 @@ def _without_triggers(connection: Connection, tables: Sequence[str]) -> Iterator
         connection.exec_driver_sql(f"ALTER TABLE {name} ENABLE TRIGGER USER")
 
 
-def _insert(
-    connection: Connection, archive: ZipFile, table: TableRows, done: int, total: int, progress: Progress | None
-) -> int:
+def _insert(connection: Connection, archive: ZipFile, table: TableRows, bar: Bar) -> None:
     on_sqlite = connection.dialect.name == "sqlite"
     times = [table.columns.index(name) for name in table.times] if on_sqlite else []
     as_json = [table.columns.index(name) for name in table.json]
-    names, before = ", ".join(f'"{name}"' for name in table.columns), done
+    names, done = ", ".join(f'"{name}"' for name in table.columns), 0
 
     def batches() -> Iterator[list[list[Any]]]:
         nonlocal done
@@ -270,11 +276,11 @@ def _insert(
                 if len(batch) == ROWS:
                     yield batch
                     done += len(batch)
+                    bar.add(len(batch))
                     batch = []
-                    if progress:
-                        progress(done, total)
         yield batch
         done += len(batch)
+        bar.add(len(batch))
 
     try:
         if on_sqlite:
@@ -286,8 +292,8 @@ def _insert(
                     )
         else:
             copy_rows(connection, f"COPY {table.name} ({names}) FROM STDIN", chain.from_iterable(batches()))
-        if done - before != table.rows:
-            raise ValueError(f"{done - before:,} rows instead of {table.rows:,}")
+        if done != table.rows:
+            raise ValueError(f"{done:,} rows instead of {table.rows:,}")
     except DataError as error:
         raise BackupError(
             f"A row of {table.name} in the backup has a value that PostgreSQL cannot hold: "
@@ -299,7 +305,6 @@ def _insert(
             f"The rows of {table.name} in the backup are not those of a database: "
             f"{' '.join(str(getattr(error, 'orig', None) or error).split())}. Take an earlier one."
         ) from error
-    return done
 
 
 def _on_sqlite(value: str | None) -> str | None:

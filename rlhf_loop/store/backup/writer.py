@@ -47,6 +47,7 @@ from rlhf_loop.store.backup.archive import (
     ROWS,
     TARGET,
     Backup,
+    Bar,
     Index,
     Member,
     Progress,
@@ -128,15 +129,16 @@ def back_up(
     final = Path(os.path.realpath(target)) if isinstance(target, Path) else target
     _refuse_other_files(name_of(target), final, engine, settings)
     # What goes to an object store is made whole on this machine first.
-    folder = final.parent if isinstance(final, Path) else settings.cache_dir
+    folder, bar = final.parent if isinstance(final, Path) else settings.cache_dir, Bar(progress)
     with _draft_in(folder, name_of(target)) as draft:
         # Nobody else's business: it holds what people wrote, and the hashes of their passwords.
         with os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b") as out:
             with ZipFile(out, "w", ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
-                _write(archive, engine, settings, index, progress)
+                _write(archive, engine, settings, index, bar)
             out.flush()
             os.fsync(out.fileno())
-        made = look(draft)
+        bar.total = bar.done
+        made = look(draft, progress=bar.reading)
         size = draft.stat().st_size
         if isinstance(final, Path):
             draft.replace(final)
@@ -267,25 +269,22 @@ def last_backup(engine: Engine) -> LastBackup | None:
     return LastBackup(str(detail.get("file", "")), int(detail.get("bytes", 0)), row.happened_at, lacking)
 
 
-def _write(
-    archive: ZipFile, engine: Engine, settings: Settings, index: Index | None, progress: Progress | None
-) -> None:
+def _write(archive: ZipFile, engine: Engine, settings: Settings, index: Index | None, bar: Bar) -> None:
     made_at, files, lacking = datetime.now(UTC), dict[str, Member](), list[str]()
     # First: what leaves it from now on is in the database twice at worst, and then only once after a replay.
     waiting, refused = _write_waiting(archive, settings, files, lacking)
     tables = [table for table in Base.metadata.sorted_tables if table.name not in LEFT_OUT]
     with reading(engine) as connection:
-        total = sum(_count(connection, table) for table in tables) if progress else 0
-        last_ids, kept, done = _last_ids(connection), list[TableRows](), 0
+        if bar.progress:
+            bar.total = sum(_count(connection, table) for table in tables) + _sections(index)
+        last_ids, kept = _last_ids(connection), list[TableRows]()
         for table in tables:
             rows = 0
             with _member(archive, f"tables/{table.name}.jsonl", files) as out:
                 for lines, count in _lines(connection, table):
                     out(lines)
                     rows += count
-                    if progress:
-                        progress(done + rows, max(total, done + rows))
-            done += rows
+                    bar.add(count)
             columns = table.columns
             times = tuple(each.name for each in columns if isinstance(each.type, UtcDateTime))
             as_json = tuple(each.name for each in columns if isinstance(each.type, JSON))
@@ -295,7 +294,7 @@ def _write(
             select(ModelVersion.version, ModelVersion.sha256, ModelVersion.weights_sha256, ModelVersion.state)
         ).all()
     missing = _write_models(archive, settings, versions, files, lacking)
-    sections = None if index is None else _write_index(archive, index, files, lacking, progress)
+    sections = None if index is None else _write_index(archive, index, files, lacking, bar)
     manifest = Backup(
         format=FORMAT,
         program=__version__,
@@ -456,18 +455,26 @@ def _write_waiting(
     return waiting, refused
 
 
+def _sections(index: Index | None) -> int:
+    """Count the sections of the index; where it cannot be read, the backup will lack it."""
+    try:
+        return sum(index.counts().values()) if index is not None else 0
+    except VectorStoreError:
+        return 0
+
+
 def _write_index(
-    archive: ZipFile, index: Index, files: dict[str, Member], lacking: list[str], progress: Progress | None
+    archive: ZipFile, index: Index, files: dict[str, Member], lacking: list[str], bar: Bar
 ) -> dict[str, int] | None:
     counts = Counter[str]()
     with _member(archive, INDEX, files) as out:
         try:
-            total = sum(index.counts().values()) if progress else 0
             for source, line in index.lines():
                 out(line)
                 counts[source] += 1
-                if progress and counts.total() % ROWS == 0:
-                    progress(counts.total(), max(total, counts.total()))
+                if counts.total() % ROWS == 0:
+                    bar.add(ROWS)
+            bar.add(counts.total() % ROWS)
         except VectorStoreError as error:
             lacking.append(str(error))
             return None
