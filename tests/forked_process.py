@@ -87,9 +87,9 @@ def context() -> ForkServerContext:
     return context
 
 
-def program(code: str, *arguments: object, folder: Path, **environ: str) -> ForkedProcess:
-    """Start Python code in a process of its own, with these variables; what it says is in a log in `folder`."""
-    log = folder / f"program-{time.monotonic_ns()}.log"
+def program(code: str, *arguments: object, folder: Path, log: Path | None = None, **environ: str) -> ForkedProcess:
+    """Start Python code in a process of its own, with these variables; what it says is in `log`, or one in `folder`."""
+    log = log or folder / f"program-{time.monotonic_ns()}.log"
     process = context().Process(target=_execute, args=(code, [str(each) for each in arguments], str(log), environ))
     process.start()
     return ForkedProcess(process, log)
@@ -128,9 +128,13 @@ def _execute(code: str, arguments: list[str], log: str, environ: dict[str, str])
 def _redirect(log: str, out: str) -> None:
     os.setsid()
     for file, number in ((out, 1), (log, 2)):
-        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        # To be read as well: or a terminal would not become that of the process, and no key would reach it.
+        opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, number)
         os.close(opened)
+    if os.isatty(1):
+        # Python's own streams are those of the process that this one was forked from, which had none.
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
 
 
 def _run(

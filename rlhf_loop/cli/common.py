@@ -107,7 +107,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (KeyboardInterrupt, Exception) as error:
             if code := _stop_code(error):
-                click.echo("Stopped. Nothing more was done.", err=True)
+                _say_stopped("Nothing more was done.")
                 ctx.exit(code)
             if not isinstance(error, RlhfLoopError):
                 raise
@@ -281,8 +281,14 @@ def stoppable(kept: str) -> Iterator[None]:
     except BaseException as error:
         if not (code := _stop_code(error)):
             raise
-        click.echo(f"Stopped. {kept}", err=True)
+        _say_stopped(kept)
         sys.exit(code)
+
+
+def _say_stopped(kept: str) -> None:
+    # A terminal shows the key itself as ^C, over which this is written.
+    start = "\r" if sys.stderr.isatty() else ""
+    click.echo(f"{start}Stopped. {kept}", err=True)
 
 
 def _stop_code(error: BaseException) -> int:

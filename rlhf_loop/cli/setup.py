@@ -152,7 +152,8 @@ def demo() -> None:
     given = list(chosen.candidates)
     output.print_ranking(chosen.question, given, rank(chosen.question, given))
     output.headline("4  The sample's answers as documents to answer from")
-    with progress_bar("Indexing", kept=_DEMO) as progress:
+    kept = "The sample's ratings and the model are stored; the same command begins anew."
+    with progress_bar("Indexing", kept=kept) as progress:
         columns = {"text": "ai_response", "title": "user_prompt"}
         files = [chosen.ratings_file]
         index_files(files, store=store, encoder=encoder, source="sample", columns=columns, progress=progress)

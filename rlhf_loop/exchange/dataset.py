@@ -255,13 +255,11 @@ def export_dataset(
     """
     options = options or DatasetOptions()
     with _whole_folder(folder) as draft, reading(engine) as connection:
-        groups = stored_groups(connection, encoder or load_encoder(Settings()))
+        groups = stored_groups(connection, encoder or load_encoder(Settings()), progress=progress)
         total = transfer.count(connection) if progress else 0
         configs = tuple(
-            _written(
-                draft, name, columns, rows, groups, progress=_shown(progress, total) if name == "ratings" else None
-            )
-            for name, columns, rows in _tables(connection, options)
+            _written(draft, name, columns, rows, groups, progress=_shown(progress, place, total))
+            for place, (name, columns, rows) in enumerate(_tables(connection, options))
         )
         text = card(
             configs,
@@ -308,7 +306,7 @@ def _written(
     rows: Iterator[tuple[str, Row]],
     groups: QuestionGroups,
     *,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int | None], None] | None,
 ) -> Config:
     place = draft / _FOLDERS[name]
     place.mkdir()
@@ -323,6 +321,8 @@ def _written(
             _write(writers, chunk, counts, groups)
             if progress:
                 progress(sum(counts.values()))
+    if progress:
+        progress(None)
     for split, file in files.items():
         if not counts[split]:
             file.unlink()
@@ -348,8 +348,11 @@ def _write(
             counts[split] += len(rows)
 
 
-def _shown(progress: Progress | None, total: int) -> Callable[[int], None] | None:
-    return None if progress is None else lambda done: progress(done, max(done, total))
+def _shown(progress: Progress | None, place: int, total: int) -> Callable[[int | None], None] | None:
+    """Return what takes how many rows of a table are written, None when all are: nobody knows before how many pairs."""
+    if progress is None:
+        return None
+    return lambda done: progress(place * total + min(total, total if done is None else done), len(_FOLDERS) * total)
 
 
 def _no_change(row: Row) -> Row:

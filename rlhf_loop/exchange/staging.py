@@ -446,12 +446,18 @@ def take_turn(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _IMPORT_LOCK})
 
 
-def store(connection: Connection, *, unsaid: ImportDefaults, import_id: int) -> Stored:
-    """Move the staged rows into the tables, as those of an import; return what became of them."""
+def store(
+    connection: Connection, *, unsaid: ImportDefaults, import_id: int, step: Callable[[], None] = lambda: None
+) -> Stored:
+    """Move the staged rows into the tables, as those of an import; return what became of them.
+
+    `step` is called when the answers are there, and when the reviews are.
+    """
     role, moment, by = str(unsaid.role), datetime.now(UTC), {"import_id": import_id}
     now = bindparam("now", moment, UtcDateTime)
     unrated = connection.execute(text(_COUNT_NEW_UNRATED)).scalar_one()
     new = connection.execute(text(_ADD_INTERACTIONS).bindparams(now), by).rowcount
+    step()
     overtaken = updated = 0
     # Of new answers nobody has said anything yet.
     if new < connection.execute(text(_COUNT_ANSWERS)).scalar_one():
@@ -467,6 +473,7 @@ def store(connection: Connection, *, unsaid: ImportDefaults, import_id: int) -> 
             if kept:
                 connection.execute(text(_MARK_NAMED.format(table="rlhf_reviews", kind="review")), by)
     added = connection.execute(text(_ADD_REVIEWS).bindparams(now), {"role": role} | by).rowcount
+    step()
     withdrawn = connection.execute(text(_TAKEN_BACK)).all()
     for row in withdrawn:
         _keep(connection, _WITHDRAWN, kind="withdrawn", **by, key=row.id, reviewer=row.reviewer)

@@ -334,11 +334,17 @@ def import_ratings(
     path = Path(path)
     reader = RatingsReader(path, format=format, columns=columns, names=names, labels=labels, encoding=encoding)
     unsaid = ImportDefaults(reviewer=reviewer, role=role or reader.role, source=None if blank(source or "") else source)
-    errors = _Errors()
+    errors, steps = _Errors(), iter((6, 7))
+
+    def tell(done: int) -> None:
+        # In eighths: five are the reading, and three the storing, of which answers and reviews are one each.
+        if progress:
+            progress(done, 8 * reader.size)
+
     with translated_errors(engine), stage(engine) as connection:
         # First the file into a temporary table, which locks nothing; then, quickly, from there into the tables.
         with connection.begin():
-            read = _stage(connection, reader, errors, unsaid=unsaid, progress=progress)
+            read = _stage(connection, reader, errors, unsaid=unsaid, progress=lambda done, _: tell(5 * done))
             errors.extend(staging.drop_contradictions(connection, advice=reader.advice))
         if not unrated and (why := _unrated(reader, read)):
             raise ImportFileError(Message("{why} Nothing was stored.", why=why))
@@ -350,11 +356,14 @@ def import_ratings(
                 raise InvalidRowsError(path, errors.report(Stored(), read, ignored=reader.ignored))
             named = reader.format if judge is None else f"{reader.format}, judge {judge}"
             import_id = imports.begin(connection, path.name, actor=actor, format=named)
-            stored = staging.store(connection, unsaid=unsaid, import_id=import_id)
+            stored = staging.store(
+                connection, unsaid=unsaid, import_id=import_id, step=lambda: tell(next(steps) * reader.size)
+            )
             report = errors.report(stored, read, ignored=(*reader.ignored, *_left(stored)), import_id=import_id)
             imports.finish(connection, import_id, stored, refused=errors.count)
             counts = {"format": named, "rows": read.rows, "added": stored.added, "updated": stored.updated}
             audit.note(connection, actor, "ratings.imported", f"file:{path.name}", counts | {"invalid": errors.count})
+    tell(8 * reader.size)
     return report
 
 
@@ -416,14 +425,32 @@ def export_ratings(
         reading(engine) as connection,
         written_file(path, container=container, columns=columns, for_spreadsheet=options.for_spreadsheet) as write,
     ):
-        total = count(connection) if progress and format in PLAIN and not options.judges else 0
+        total = _most(connection, format, options) if progress else 0
         rows = _rows(connection, format, options)
         while chunk := list(islice(rows, _CHUNK)):
             write(chunk)
             done += len(chunk)
-            if progress:
-                progress(done, max(done, total))
+            if progress and total:
+                progress(min(done, total), total)
+        if progress:
+            progress(1, 1)
     return done
+
+
+def _most(connection: Connection, format: str, options: ExportOptions) -> int:
+    """Count the rows that are written at most; 0 where nobody knows that before."""
+    wanted: Select[Any]
+    if format in PLAIN and not options.judges:
+        return count(connection)
+    if format in PLAIN:
+        wanted = select(func.count()).select_from(judge_labels().subquery())
+    elif format == "trl-unpaired" and not options.drafts:
+        wanted = select(func.count()).where(Interaction.rating.is_not(None))
+    elif format in ("argilla", "langfuse"):
+        wanted = select(func.count()).select_from(Interaction)
+    else:
+        return 0
+    return int(connection.execute(wanted).scalar_one())
 
 
 def _columns(format: str, options: ExportOptions) -> Columns:
@@ -559,7 +586,7 @@ def _unrated(reader: RatingsReader, read: _Read) -> str:
 
 
 def _stage(
-    connection: Connection, reader: RatingsReader, errors: _Errors, *, unsaid: ImportDefaults, progress: Progress | None
+    connection: Connection, reader: RatingsReader, errors: _Errors, *, unsaid: ImportDefaults, progress: Progress
 ) -> _Read:
     place = chars = 0
     read = _Read()
@@ -570,11 +597,9 @@ def _stage(
         if len(chunk) == _CHUNK or chars > LONGEST_ROW:
             place = staging.add(connection, chunk, place=place, unsaid=unsaid)
             chunk, chars = [], 0
-            if progress:
-                progress(reader.position, reader.size)
+            progress(reader.position, reader.size)
     staging.add(connection, chunk, place=place, unsaid=unsaid)
-    if progress:
-        progress(reader.size, reader.size)
+    progress(reader.size, reader.size)
     return read
 
 

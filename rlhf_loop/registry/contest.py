@@ -15,8 +15,7 @@ from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.runtime import resident_megabytes
 from rlhf_loop.registry.versions import Version, find, fitted_questions, load
 from rlhf_loop.training.comparison import Comparison, Comparisons, compare, predict
-from rlhf_loop.training.data import TrainingSet, training_set
-from rlhf_loop.training.fit import Progress
+from rlhf_loop.training.data import Progress, TrainingSet, training_set
 from rlhf_loop.training.train import TrainingResult, train
 from rlhf_loop.utils.concurrency import spared_ctrl_c
 from rlhf_loop.utils.text import html_table
@@ -74,7 +73,7 @@ def compare_models(
     both = find(engine, first), find(engine, second)
     encoder = encoder or load_encoder(settings)
     models = [load(settings, version, encoder=encoder.full_id).model for version in both]
-    data = training_set(engine).grouped(encoder)
+    data = training_set(engine).grouped(encoder, progress=progress)
     rows = np.ones(len(data.row), dtype=np.bool_)
     unknown = []
     for version in both:

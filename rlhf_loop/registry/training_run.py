@@ -27,8 +27,8 @@ from rlhf_loop.registry.gate import Judgement, LiveModel, judge
 from rlhf_loop.registry.runs import begin_run, end_run, plain, training_lock
 from rlhf_loop.registry.schedule import last_review
 from rlhf_loop.reward import RECIPES, TransformerRecipe
-from rlhf_loop.training.data import frozen_share, judged_answers, training_set
-from rlhf_loop.training.fit import MOST_ANSWERS, Progress
+from rlhf_loop.training.data import Progress, frozen_share, judged_answers, training_set
+from rlhf_loop.training.fit import MOST_ANSWERS
 from rlhf_loop.training.learning_curve import TARGET
 from rlhf_loop.training.pairs import training_pairs
 from rlhf_loop.training.train import AUTO, TrainingReport, check_enough, judged_rows, train

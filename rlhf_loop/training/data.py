@@ -6,7 +6,7 @@ It comes from the ratings database, or from examples that are in memory anyway.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -57,6 +57,8 @@ ASKED = np.dtype([(name, np.int64) for name in ("id", "prompt", "document")])
 STEPS = ((0, 0.10), (100, 0.15), (500, 0.20))
 #: Candidates of a chunk, unless a single question has more: enough that batches are full, a few megabytes of text.
 _CHUNK = 1024
+#: Called with how many questions, candidates or pairs are read, and how many there are.
+Progress = Callable[[int, int], None]
 _OF_RATED = ("row", "question", "prompt", "rating", "rank", "weight", "expert")
 _STREAMED = {"yield_per": 1000}
 
@@ -137,14 +139,17 @@ class TrainingSet:
         """Leave out the other rated answers."""
         return replace(self, **{name: getattr(self, name)[rows] for name in _OF_RATED})
 
-    def grouped(self, encoder: TextEncoder, *, others: Iterable[Sequence[str]] = ()) -> TrainingSet:
+    def grouped(
+        self, encoder: TextEncoder, *, others: Iterable[Sequence[str]] = (), progress: Progress | None = None
+    ) -> TrainingSet:
         """Give questions that ask for the same one number in `prompt`; `others` are prompts of which no answer is here.
 
-        Their texts are read, a chunk at a time.
+        Their texts are read, a chunk at a time. `progress` gets how many questions are embedded, and how many there
+        are, without the others.
         """
         if self.groups is not None:
             return self
-        groups = group_asked(self.texts, self.asked, encoder, others=others)
+        groups = group_asked(self.texts, self.asked, encoder, others=others, progress=progress)
         return replace(self, prompt=numbered(groups.of(self.prompt_hash)), groups=groups)
 
     @property
@@ -333,16 +338,21 @@ def training_set(
     return replace(data, asked=found.asked, raters=found.raters, disregarded=found.disregarded)
 
 
-def stored_groups(connection: Connection, encoder: TextEncoder) -> QuestionGroups:
+def stored_groups(connection: Connection, encoder: TextEncoder, *, progress: Progress | None = None) -> QuestionGroups:
     """Group all questions of the database, those that nobody has judged as the youngest and without answers.
 
     So what training freezes (see `TrainingSet.grouped`) comes at least as early here, by the hashes of the leaders.
     """
-    return group_asked(_Stored(connection), _asked(connection, unjudged=True), encoder)
+    return group_asked(_Stored(connection), _asked(connection, unjudged=True), encoder, progress=progress)
 
 
 def group_asked(
-    texts: Texts, asked: NDArray[np.void], encoder: TextEncoder, *, others: Iterable[Sequence[str]] = ()
+    texts: Texts,
+    asked: NDArray[np.void],
+    encoder: TextEncoder,
+    *,
+    others: Iterable[Sequence[str]] = (),
+    progress: Progress | None = None,
 ) -> QuestionGroups:
     """Group questions by their texts and answers, and after them `others`, whose texts are there."""
     first = asked["id"][np.sort(np.unique(asked["prompt"], return_index=True)[1])]
@@ -355,7 +365,8 @@ def group_asked(
         yield from map(_hashed, others)
 
     judged = asked[asked["document"] != 0]
-    return question_groups(read(), encoder, answers=(judged["prompt"], judged["document"]))
+    told = None if progress is None else lambda done: progress(min(done, len(first)), len(first))
+    return question_groups(read(), encoder, answers=(judged["prompt"], judged["document"]), progress=told)
 
 
 def examples(engine: Engine, *, end_user_weight: float = 0.0, reviewer_weighting: bool = False) -> list[Example]:

@@ -5,7 +5,7 @@ Each chunk of texts is read once, given to every recipe, and forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -25,7 +25,7 @@ from rlhf_loop.reward.recipes import (
     joint_texts,
     pointwise_columns,
 )
-from rlhf_loop.training.data import Chunk, JudgedAnswer, TrainingSet, prompt_hash
+from rlhf_loop.training.data import Chunk, JudgedAnswer, Progress, TrainingSet, prompt_hash
 from rlhf_loop.training.pairs import PairSet
 from rlhf_loop.training.relevance import Negatives
 from rlhf_loop.training.transformer import RatedCandidates, Reading, Tuning, tuned_scores
@@ -37,8 +37,6 @@ from rlhf_loop.utils.arrays import Floats, Ints, Mask
 #: `quality` reads each answer once more, which takes longer than all the rest once the vectors are known, and tuning
 #: reads it a dozen times.
 MOST_ANSWERS: Mapping[str, int] = {QualityRecipe.name: 5_000, TransformerRecipe.name: 5_000, JointRecipe.name: 50_000}
-#: Called with the number of candidates whose features are there, and that of all.
-Progress = Callable[[int, int], None]
 #: How much a preference counts against an expert's rating. Chosen by cross-validation on the training split of the real
 #: ratings (docs/RESULTS.md): half is the best or next to it for 50 to 200 ratings and 50 to 1,000 pairs.
 PREFERENCE_WEIGHT = 0.5

@@ -7,7 +7,7 @@ such pairs. `python -m tools.leaks` measures how near, and what leaks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -61,14 +61,16 @@ def question_groups(
     encoder: TextEncoder,
     *,
     answers: tuple[Hashes, NDArray[np.int64]] = (_NONE, _NONE),
+    progress: Callable[[int], None] | None = None,
 ) -> QuestionGroups:
     """Group questions that come in chunks, hashes and texts, the oldest first; what comes again is passed over.
 
-    `answers` are the prompts of the judged answers, and hashes of these, the oldest first.
+    `answers` are the prompts of the judged answers, and hashes of these, the oldest first. `progress` gets how many
+    questions are embedded.
 
     Takes 2 kB a question, and time that grows with the square of their number: a minute for 100,000 on one core.
     """
-    prompts, keys, numbers, vectors = _read(asked, encoder)
+    prompts, keys, numbers, vectors = _read(asked, encoder, progress)
     first = _first_of(keys)
     places = np.arange(len(prompts))
     new = first == places
@@ -95,7 +97,7 @@ def linked(*columns: NDArray[np.int64]) -> Ints:
 
 
 def _read(
-    asked: Iterable[tuple[Hashes, Sequence[str]]], encoder: TextEncoder
+    asked: Iterable[tuple[Hashes, Sequence[str]]], encoder: TextEncoder, progress: Callable[[int], None] | None
 ) -> tuple[Hashes, NDArray[np.int64], NDArray[np.int64], Vectors16]:
     """Return each question once: its hash, hashes of its key and of the numbers in it (0: none), and its vector."""
     seen: set[int] = set()
@@ -112,6 +114,8 @@ def _read(
         numbers.append(np.array([hash(found) if (found := numbers_in(text)) else 0 for text in new.values()]))
         meant = [without_frame(text, language=language) for text in new.values()]
         vectors.append(encoder.encode_whole(meant).astype(np.float16))
+        if progress:
+            progress(len(seen))
     return np.concatenate(prompts), np.concatenate(keys), np.concatenate(numbers), np.concatenate(vectors)
 
 

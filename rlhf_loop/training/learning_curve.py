@@ -22,9 +22,9 @@ from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import Recipe, prior
 from rlhf_loop.reward.splitting import folds
 from rlhf_loop.training import metrics
-from rlhf_loop.training.data import TrainingSet, assemble
+from rlhf_loop.training.data import Progress, TrainingSet, assemble
 from rlhf_loop.training.evaluation import evaluate
-from rlhf_loop.training.fit import Progress, read_features, rows_for
+from rlhf_loop.training.fit import read_features, rows_for
 from rlhf_loop.utils.arrays import Floats, Ints, Mask
 from rlhf_loop.utils.concurrency import single_threaded_blas
 from rlhf_loop.utils.extras import require
@@ -276,7 +276,7 @@ def learning_curve(
     with its weight: no pairs, which would blur what more ratings bring. `progress` gets how much is read, and how much
     there is; then on how many ratings was fitted, and on how many in all.
     """
-    data = (examples if isinstance(examples, TrainingSet) else assemble(examples)).grouped(encoder)
+    data = (examples if isinstance(examples, TrainingSet) else assemble(examples)).grouped(encoder, progress=progress)
     rows = rows_for(recipe, data, seed=seed)
     found = read_features(data, {recipe.name: rows}, encoder, progress=progress)
     data, features = data.only(rows & found.there), found.features[recipe.name]

@@ -18,13 +18,12 @@ from rlhf_loop.reward import RECIPES, Recipe, RewardModel, TransformerRecipe, re
 from rlhf_loop.reward.recipes import JointRecipe, is_crossed, pointwise_columns
 from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.training.comparison import CHANCE, auc_beside, by_chance
-from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents, prompt_hash
+from rlhf_loop.training.data import Progress, TrainingSet, assemble, is_frozen, linked_by_documents, prompt_hash
 from rlhf_loop.training.evaluation import Evaluation, Predictions, coverage, evaluate, pair_accuracy
 from rlhf_loop.training.fit import (
     FittedRecipe,
     Material,
     PairMatrix,
-    Progress,
     fit_recipe,
     only_columns,
     rating_weights,
@@ -258,14 +257,15 @@ def train(
     tuning = tuning or Tuning()
     labelled = _labelled(tuning, data) if recipe == TransformerRecipe.name else []
     others = chain(compared.prompts_but(data.asked["prompt"]), [labelled] if labelled else [])
-    data = data.grouped(encoder, others=others)
+    asked = len(np.unique(data.asked["prompt"]))
+    bar = _Bar(progress, asked, len(data.candidates), 2 * len(compared), fits=len(recipes) + 2)
+    data = data.grouped(encoder, others=others, progress=bar.questions)
     grouping = perf_counter() - started
     _check_judged(data, judged, min_samples=0)
     held = np.isin(data.prompt, _held_prompts(data, judged, seed, frozen_share))
     _check_judged(data, judged & ~held, min_samples=0, least_a_class=_MIN_QUESTIONS_A_CLASS - 1)
     every = [*recipes, *_besides(incumbent, recipes, cross=cross)]
     rows = {each.name: rows_for(each, data, held=held, judged=judged, seed=seed) for each in every}
-    bar = _Bar(progress, len(data.candidates), 2 * len(compared), fits=len(recipes) + 2)
     found = read_features(data, rows, encoder, progress=bar.answers)
     of_pairs = read_pairs(compared, every, encoder, seed=seed, progress=bar.pairs)
     seconds = {"grouping": grouping} | dict(found.seconds) | ({"pairs": of_pairs.seconds} if len(compared) else {})
@@ -606,28 +606,36 @@ def _pair_report(of: PairMatrix, recipe: str, margin: Floats) -> PairReport:
 
 @dataclass(slots=True)
 class _Bar:
-    """The progress of a training as one: its answers, its pairs, and fits, each as long as a tenth of the answers."""
+    """The progress of a training as one: its questions, each as long as a quarter of an answer, its answers, its pairs,
+    and fits, each as long as a tenth of the answers.
+    """
 
     progress: Progress | None
+    of_questions: int
     of_answers: int
     of_pairs: int
     fits: int
     fitted: int = 0
 
+    def questions(self, done: int, _: int) -> None:
+        """Count questions that were read to be grouped."""
+        self._tell(done // 4)
+
     def answers(self, done: int, _: int) -> None:
         """Count answers that were read."""
-        self._tell(done)
+        self._tell(self.of_questions // 4 + done)
 
     def pairs(self, done: int, _: int) -> None:
         """Count pairs that were read, of two answers each."""
-        self._tell(self.of_answers + 2 * done)
+        self._tell(self.of_questions // 4 + self.of_answers + 2 * done)
 
     def fit(self) -> None:
         """Count a fit."""
         self.fitted += 1
-        self._tell(self.of_answers + self.of_pairs)
+        self._tell(self.of_questions // 4 + self.of_answers + self.of_pairs)
 
     def _tell(self, done: int) -> None:
         fit = max(1, self.of_answers // 10)
+        total = self.of_questions // 4 + self.of_answers + self.of_pairs + fit * self.fits
         if self.progress:
-            self.progress(done + fit * self.fitted, self.of_answers + self.of_pairs + fit * self.fits)
+            self.progress(done + fit * self.fitted, total)

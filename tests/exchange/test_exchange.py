@@ -216,15 +216,26 @@ def test_an_export_to_nowhere_is_refused(sqlite_engine: Engine, tmp_path: Path) 
 
 
 def test_progress_is_reported(sqlite_engine: Engine, tmp_path: Path) -> None:
-    """An import tells the bytes it has read, an export the rows it has written, up to the whole."""
+    """An import tells how far it is with reading and storing, an export the rows it has written, up to the whole."""
     path = write_csv(tmp_path / "a.csv", [["prompt", "answer"], *(["q", f"a{n}"] for n in range(2500))])
     seen: list[tuple[int, int]] = []
     import_ratings(sqlite_engine, path, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (path.stat().st_size, path.stat().st_size)
+    size = path.stat().st_size
+    assert [done // size for done, _ in seen[-4:]] == [5, 6, 7, 8]
+    assert seen[-1] == (8 * size, 8 * size)
     assert seen == sorted(seen)
     seen.clear()
     export_ratings(sqlite_engine, tmp_path / "b.csv", progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (2500, 2500)
+    assert (2500, 2500) in seen
+    for name, options in (
+        ("c.jsonl", {"format": "trl-preference"}),
+        ("d.jsonl", {"format": "trl-unpaired"}),
+        ("e.json", {"format": "langfuse"}),
+        ("f.csv", {"options": ExportOptions(judges=True)}),
+    ):
+        seen.clear()
+        export_ratings(sqlite_engine, tmp_path / name, **options, progress=lambda *done: seen.append(done))  # type: ignore[arg-type]
+        assert seen[-1][0] == seen[-1][1] > 0
 
 
 # --- Roles, flags, origins -------------------------------------------------------------------------------------------

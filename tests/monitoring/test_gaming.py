@@ -78,6 +78,17 @@ def test_what_a_model_can_be_fooled_by_is_found(sqlite_engine: Engine, rule: Any
     assert all(change.answers == 20 for change in report.changes)
 
 
+def test_progress_counts_what_cannot_be_changed(sqlite_engine: Engine) -> None:
+    """An answer of one letter has no half, and the progress still comes to its end."""
+    for place, id in enumerate(record(sqlite_engine, [Rating(f"Question {n}?", "x" * n) for n in (1, 2, 9)])):
+        rate(sqlite_engine, id, reviewer="ann", rating=1 + 2 * place)
+    seen = list[tuple[int, int]]()
+    judge = Judge(lambda query, text: len(text))
+    report = gaming_report(sqlite_engine, judge, questions=5, progress=lambda *done: seen.append(done))  # type: ignore[arg-type]
+    assert {change.name: change.answers for change in report.changes}["cut to half"] == 2
+    assert seen == [(done, 30) for done in range(1, 31)]
+
+
 def test_bad_answers_that_overtake_good_ones_are_counted(sqlite_engine: Engine) -> None:
     """Of pairs in the right order before; what a score goes with is held against what people said."""
     rated(sqlite_engine)

@@ -35,7 +35,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_complete(sqlite_engine: Engine) -> None:
     """All titles, sentences, pictures and data; nothing from elsewhere and nothing that runs; the same twice."""
     raise_alarm(sqlite_engine, AlarmKind.SOURCE, "It fails. " + HOSTILE, now=NOW)
-    text = reports.report(sqlite_engine, Settings(), now=NOW)
+    seen = list[tuple[int, int]]()
+    text = reports.report(sqlite_engine, Settings(), now=NOW, progress=lambda *done: seen.append(done))
+    assert seen == [(done, len(ALL)) for done in range(len(ALL) + 1)]
     assert text == reports.report(sqlite_engine, Settings(), now=NOW)
     for figure in ALL:
         assert figure.title in text

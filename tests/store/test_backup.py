@@ -202,6 +202,27 @@ def test_the_live_model_ranks_the_same(
     }
 
 
+def test_progress_reaches_the_end(sqlite_engine: Engine, plain: Path, tmp_path: Path) -> None:
+    """That of a backup has the reading of it, too, that of a restoration begins with it; both rise to the end."""
+    there, new = elsewhere(tmp_path)
+    seen: list[tuple[int, int]] = []
+
+    def look(done: int, total: int) -> None:
+        assert not seen or (done >= seen[-1][0] and total == seen[-1][1])
+        seen.append((done, total))
+
+    for work in (
+        lambda: backup.back_up(sqlite_engine, settings_in(tmp_path / "plain", ""), plain, actor="a", progress=look),
+        lambda: backup.look(plain, progress=look),
+        lambda: backup.restore(there, new, plain, actor="bob", progress=look),
+    ):
+        work()
+        assert len(seen) > 2
+        assert seen[-1][0] == seen[-1][1] > 0
+        seen.clear()
+    there.dispose()
+
+
 def test_what_is_said_of_it(sqlite_engine: Engine, plain: Path) -> None:
     """The database knows the last one; no secret of the settings is in it, and only its owner may read it."""
     last = backup.last_backup(sqlite_engine)
