@@ -261,5 +261,5 @@ def test_progress_counts_pairs_too(encoder: TextEncoder, words: WordsRecipe) -> 
     pairs = [Pair(f"Question {number}?", "good", "bad") for number in range(600)]
     train(rated(300), pairs=pairs, encoder=encoder, recipe="words", progress=lambda *done: seen.append(done))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert {total for _, total in seen} == {2_760}
-    assert seen[-1] == (2_760, 2_760)
+    assert {total for _, total in seen} == {2_835}
+    assert seen[-1] == (2_835, 2_835)
