@@ -22,7 +22,7 @@ def main(python: str, *wanted: str) -> int:
     quiet = () if sys.stderr.isatty() else ("--quiet",)
     pip, uv = [sys.executable, "-m", "pip", "--disable-pip-version-check"], Path(sys.executable).with_name("uv")
     if not uv.exists():
-        subprocess.run([*pip, "install", "--quiet", "uv>=0.9"])
+        subprocess.run([*pip, "install", *quiet, "uv>=0.9"])
     options = as_for_uv(subprocess.run([*pip, "config", "list"], capture_output=True, text=True).stdout)
     if uv.exists() and options is not None:
         # Of all indexes the newest version, as with pip.

@@ -40,8 +40,8 @@ _CTRL_C, _HUNG_UP, _TERMINATED = 130, 129, 143
 #: What is said to be kept, see `stoppable`.
 GOES_ON = "What is done is kept; the same command goes on from there."
 UNCHANGED = "Nothing was changed."
-#: How often progress is told where there is no terminal.
-_TELL_S = 10
+#: How often progress is told where there is no terminal, and the latest seconds that the speed of a bar goes by.
+_TELL_S, _SPEED_S = 10, 600
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, for other programs.")
 
@@ -316,9 +316,16 @@ def progress_bar(what: str, *, kept: str) -> Iterator[Callable[[int, int], None]
     from rich.console import Console
     from rich.progress import Progress
 
-    with stoppable(kept), Progress(console=Console(stderr=True), transient=True) as bar:
+    # What is done is told at long intervals on a slow machine, and two of them tell how fast it is.
+    with stoppable(kept), Progress(console=Console(stderr=True), transient=True, speed_estimate_period=_SPEED_S) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if not done:
+                bar.advance(task, 0)  # the first of them
+
+        yield report
 
 
 @contextmanager

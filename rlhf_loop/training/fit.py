@@ -120,7 +120,7 @@ def read_features(
         there[chunk.row] = True
         seconds["reading"] += perf_counter() - started
         made: tuple[tuple[Question, ...], Floats] | None = None
-        for name, table in tables.items():
+        for place, (name, table) in enumerate(tables.items(), start=1):
             started = perf_counter()
             part = chunk.only(table.wanted)
             if part.questions:
@@ -138,8 +138,9 @@ def read_features(
                 if name == JointRecipe.name:
                     cut += encoder.count_cut(joint_texts(part.questions))
             seconds[f"{name} features"] += perf_counter() - started
-        if progress and len(chunk.row):
-            progress(int(chunk.row[-1]) + 1, len(there))
+            if progress and len(chunk.row):
+                low, high = int(chunk.row[0]), int(chunk.row[-1]) + 1
+                progress(low + (high - low) * place // len(tables), len(there))
         started = perf_counter()
     if progress:
         progress(len(there), len(there))  # the last ones may be gone

@@ -259,6 +259,7 @@ def train(
     others = chain(compared.prompts_but(data.asked["prompt"]), [labelled] if labelled else [])
     asked = len(np.unique(data.asked["prompt"]))
     bar = _Bar(progress, asked, len(data.candidates), 2 * len(compared), fits=len(recipes) + 2)
+    bar.questions(0, asked)
     data = data.grouped(encoder, others=others, progress=bar.questions)
     grouping = perf_counter() - started
     _check_judged(data, judged, min_samples=0)
