@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import getpass
 import io
@@ -129,6 +130,9 @@ class Commands(click.Group):
         if self.stopped and not self._dropped:
             self._hasten()
             return
+        if not self.stopped:
+            # At the very end Python itself would be ended by a second one.
+            atexit.register(signal.signal, number, signal.SIG_IGN)
         self.stopped, self._dropped = number, False
         if number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -131,12 +131,17 @@ def _question_shifts(
 
     def encoded(questions: Sequence[SampledQuestion]) -> Vectors:
         nonlocal done
-        vectors = encoder.encode([one.prompt for one in questions])
-        done += len(questions)
-        if progress is not None:
-            progress(done, total)
-        return vectors
+        parts = []
+        for start in range(0, len(questions), _AT_ONCE):
+            some = [one.prompt for one in questions[start : start + _AT_ONCE]]
+            parts.append(encoder.encode(some))
+            done += len(some)
+            if progress is not None:
+                progress(done, total)
+        return np.concatenate(parts)
 
+    if progress is not None:
+        progress(0, total)
     topics = Topics(np.concatenate([encoded(some) for some in first]))
     return {week.start: topics.shift(encoded(week.questions)) for week in enough}
 
@@ -208,6 +213,8 @@ def _count(weeks: Sequence[Week]) -> int:
     return sum(len(week.questions) for week in weeks)
 
 
+#: Questions that are embedded before it is told how many are.
+_AT_ONCE = 64
 #: Questions that are looked at in all, and of one week at most.
 _LOOKED_AT, OF_A_WEEK = 20_000, 300
 _AT_A_TIME = 1_000
