@@ -35,6 +35,7 @@ from rlhf_loop.utils.text import counted
 if TYPE_CHECKING:
     from rlhf_loop.config import Settings
     from rlhf_loop.sources.index import IndexLines
+    from rlhf_loop.store.backup import Backup
     from rlhf_loop.store.rankings import Stored
 
 _SHOWN = 100
@@ -173,7 +174,8 @@ def backup(file: Path | str, with_index: bool) -> None:
     FILE is a ZIP archive that `rlhf-loop restore` puts back on any machine, into SQLite or PostgreSQL. It is read again
     to its end before it takes the place of an earlier one, never of another file. Secrets of the settings are not in
     it; but it has what people wrote and hashes of passwords, so only you may read it. FILE may be an address in an
-    object store (s3://bucket/rlhf.zip). Exit code 1 if outbox or index could not be read: then it has all the rest.
+    object store (s3://bucket/rlhf.zip). Exit code 1 if outbox, index, the live version's file or those of all versions
+    could not be read: then it has all the rest.
     """
     from rlhf_loop.store.backup import back_up, last_backup
     from rlhf_loop.store.engine import make_engine, refuse_new_file
@@ -208,7 +210,8 @@ def restore(file: Path | str, check: bool, replace: bool) -> None:
 
     FILE may be an address in an object store (s3://bucket/rlhf.zip), which is fetched into the folder of TMPDIR first.
     The database has to be empty, and may be of the other kind. All of it is there at the end, or nothing was changed.
-    People sign in anew. The index comes back where it is in FILE (`backup --index`), into either kind, too.
+    People sign in anew. The index comes back where it is in FILE (`backup --index`), into either kind, too. Exit code 1
+    where FILE has no valid file of the live version: then all is restored, and no model ranks.
     """
     from rlhf_loop import registry
     from rlhf_loop.store import backup as backups
@@ -220,6 +223,7 @@ def restore(file: Path | str, check: bool, replace: bool) -> None:
         click.echo(
             f"{_without_key(file)} is whole: {found.words}, of {found.made_at:%Y-%m-%d %H:%M} UTC, by {found.program}."
         )
+        _tell_lacking(found)
         return
     settings = read_settings()
     engine = make_engine(settings.database_url)
@@ -236,16 +240,26 @@ def restore(file: Path | str, check: bool, replace: bool) -> None:
     trouble = registry.settle(engine, settings, force=replace, restored=True)
     live = registry.live(engine)
     click.echo(f"{describe(engine)} has {found.words}, as they were at {found.made_at:%Y-%m-%d %H:%M:%S} UTC.")
-    click.echo((f"{live.version} is live." if live else "No version is live.") + off_still())
+    ranks = settings.model_path.exists()
+    if live and not ranks:
+        click.echo(f"{live.version} was live, and has no file now: candidates keep their incoming order.")
+    else:
+        click.echo((f"{live.version} is live." if live else "No version is live.") + off_still())
     if found.waiting or found.refused:
         place = settings.outbox_path.absolute()
         click.echo(f"What waits is in the outbox again, at {place}; rlhf-loop serve brings it in.")
-    for lacking in found.lacking:
-        click.echo(f"The backup lacks what could not be read then: {lacking}", err=True)
+    _tell_lacking(found)
     if changed := ", ".join(f"RLHF_{name.upper()}={value}" for name, value in found.settings.items()):
         click.echo(f"The settings were: {changed}")
     if trouble:
         click.echo(trouble, err=True)
+    if live and not ranks:
+        sys.exit(1)
+
+
+def _tell_lacking(found: Backup) -> None:
+    for lacking in found.lacking:
+        click.echo(f"The backup lacks what could not be read then: {lacking}", err=True)
 
 
 def _index_lines(settings: Settings) -> IndexLines:

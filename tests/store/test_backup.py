@@ -20,7 +20,7 @@ from databases import sqlite_database
 from forked_process import start
 from patience import PATIENCE_S
 from rerank_apps import DOCUMENTS, QUERY
-from sqlalchemy import Engine, delete, inspect, select
+from sqlalchemy import Engine, delete, inspect, select, update
 
 from rlhf_loop import registry
 from rlhf_loop.accounts import tokens, users
@@ -437,7 +437,8 @@ def test_killed_in_the_middle_of_a_restoration(plain: Path, tmp_path: Path, empt
     there = make_engine(empty_database_url, patience_s=PATIENCE_S)
     assert revision(there) is None
     again = start(words, **options)
-    assert again.wait(PATIENCE_S) == 0, again.said()
+    # The file of its version is no model.
+    assert again.wait(PATIENCE_S) == 1, again.said()
     assert not untouched(there)
     assert waits(settings_in(folder, empty_database_url)) == ["refused", HOSTILE]
     there.dispose()
@@ -678,6 +679,40 @@ def test_a_live_model_that_the_backup_does_not_have(sqlite_engine: Engine, tmp_p
     backup.restore(there, new, tmp_path / "made.zip", actor="bob", replace=True)
     assert sorted(path.name for path in new.model_path.parent.glob("live.joblib*")) == []
     there.dispose()
+
+
+def test_versions_whose_files_are_away(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """The live one is taken from where it is served, and what is lost is said: such a backup is not one of all."""
+    settings = settings_in(tmp_path / "here", str(sqlite_engine.url))
+    fill(sqlite_engine, settings)
+    settings.models_folder.rename(tmp_path / "away")
+    settings.models_folder.mkdir()
+
+    def lacking() -> str:
+        return " ".join(backup.back_up(sqlite_engine, settings, tmp_path / "made.zip", actor="ada").lacking)
+
+    assert lacking().startswith(f"There is no file of any version in {settings.models_folder.absolute()}. ")
+    settings.model_path.write_bytes(b"served")
+    with transaction(sqlite_engine) as connection:
+        connection.execute(update(ModelVersion).values(sha256=sha256(b"served").hexdigest()))
+    assert lacking().startswith(f"There is no {'6' * 64}.safetensors of the live version. ")
+    settings.model_path.with_name("6" * 64 + ".safetensors").write_bytes(b"layers")
+    assert lacking() == ""
+    there, new = elsewhere(tmp_path)
+    backup.restore(there, new, tmp_path / "made.zip", actor="bob")
+    there.dispose()
+    assert {path.name: path.read_bytes() for path in new.models_folder.iterdir()} == {
+        "passages-1a2b3c.joblib": b"served",
+        "passages-1a2b3c.joblib.sha256": f"{sha256(b'served').hexdigest()}  passages-1a2b3c.joblib\n".encode(),
+        "6" * 64 + ".safetensors": b"layers",
+    }
+    with transaction(sqlite_engine) as connection:
+        (row,) = connection.execute(select(ModelVersion.__table__)).mappings()
+        of_before = {**row, "id": 2, "version": "passages-4d5e6f", "sha256": "4" * 64, "state": "retired"}
+        connection.execute(ModelVersion.__table__.insert().values(of_before))
+    assert lacking().startswith("There is no file of any version in ")
+    (tmp_path / "away" / "passages-1a2b3c.joblib").rename(settings.models_folder / "passages-1a2b3c.joblib")
+    assert lacking() == ""
 
 
 def test_nothing_else_is_overwritten(sqlite_engine: Engine, tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ class Backup:
 
     `missing` are files of versions that were not there, `live` is the live model's sum. The outbox is that of
     `machine`: `waiting` entries, and `refused` ones that the database has not taken. `index` has its sections by
-    source, None where it was not wanted. `lacking` says of outbox, index and the versions'
-    object store what could not be read, and why.
+    source, None where it was not wanted. `lacking` says of outbox, index and the versions' files what could not be
+    read, and why.
     """
 
     format: int

@@ -77,6 +77,7 @@ _DRAFT, _LOCK = ".rlhf-backup.part", ".rlhf-backup.lock"
 _DRAFTS_STAY = timedelta(days=1)
 #: Text shrinks to a fifth at this level already.
 _LEVEL = 3
+_MODEL, _WEIGHTS = ".joblib", ".safetensors"
 _NAMED = re.compile(r"rlhf-loop-\d{8}T\d{6}Z\.zip", re.ASCII)
 
 
@@ -387,32 +388,62 @@ def _write_models(
 ) -> list[str]:
     """Write the files of the versions; return the names of those that there are not."""
     folder, missing, sums = settings.models_folder, list[str](), set[str]()
-    store = models_store(settings)
+    store, known = models_store(settings), len(lacking)
     for version in versions:
         sums.add(version.sha256)
-        names = [f"{version.version}{ending}" for ending in (".joblib", ".joblib.sha256", ".fitted.npy", ".md")]
+        names = [f"{version.version}{ending}" for ending in (_MODEL, f"{_MODEL}.sha256", ".fitted.npy", ".md")]
         if version.weights_sha256:
-            names.append(f"{version.weights_sha256}.safetensors")
+            names.append(f"{version.weights_sha256}{_WEIGHTS}")
         for name in names:
-            if f"models/{name}" in files or _write_file(archive, f"models/{name}", folder / name, files):
+            inside = f"models/{name}"
+            if name in missing or inside in files or _write_file(archive, inside, folder / name, files):
                 continue
             try:
-                if store is None or not _write_stored(archive, f"models/{name}", store.inside(name), files):
+                if store is None or not _write_stored(archive, inside, store.inside(name), files):
                     missing.append(name)
             except ObjectStoreError as error:
                 # Of one that is away nothing else is asked, or each file would take as long.
                 lacking.append(str(error))
                 missing.append(name)
                 store = None
+    models = [f"{version.version}{_MODEL}" for version in versions]
+    away = bool(models) and {*models} <= {*missing}
     live = settings.model_path
+    found = next((each for each in versions if each.state == ModelState.LIVE), None)
+    if found is not None:
+        _write_live_version(archive, live, found, files, missing)
+    if len(lacking) == known:
+        needed = () if found is None else (f"{found.version}{_MODEL}", f"{found.weights_sha256}{_WEIGHTS}")
+        if away and {*models} & {*missing}:
+            where = settings.shown()["models_path"] if settings.models_store else folder.absolute()
+            lacking.append(f"There is no file of any version in {where}. If that is away, bring it back.")
+        elif lost := [name for name in missing if name in needed]:
+            lacking.append(f"There is no {lost[0]} of the live version. Take it from an earlier backup, or train anew.")
     with suppress(OSError):
-        known = sum_file(live).read_text("ascii", "replace")[:64]
-        if known not in sums and _write_file(archive, LIVE, live, files):
+        sum_there = sum_file(live).read_text("ascii", "replace")[:64]
+        if sum_there not in sums and _write_file(archive, LIVE, live, files):
             # A model that somebody put there by hand, with the layers that it may have.
             _write_file(archive, f"{LIVE}.sha256", sum_file(live), files)
-            for layers in live.parent.glob(f"{'[0-9a-f]' * 64}.safetensors"):
+            for layers in live.parent.glob(f"{'[0-9a-f]' * 64}{_WEIGHTS}"):
                 _write_file(archive, f"live/{layers.name}", layers, files)
     return missing
+
+
+def _write_live_version(
+    archive: ZipFile, live: Path, version: Any, files: dict[str, Member], missing: list[str]
+) -> None:
+    """Write from the live file what the folder of versions lacks of the live version."""
+    name, weights = f"{version.version}{_MODEL}", f"{version.weights_sha256}{_WEIGHTS}"
+    with suppress(OSError):
+        if name in missing and sha256(live.read_bytes()).hexdigest() == version.sha256:
+            _write_file(archive, f"models/{name}", live, files)
+            missing.remove(name)
+            if f"{name}.sha256" in missing:
+                with _member(archive, f"models/{name}.sha256", files) as out:
+                    out(f"{version.sha256}  {name}\n".encode())
+                missing.remove(f"{name}.sha256")
+        if weights in missing and _write_file(archive, f"models/{weights}", live.with_name(weights), files):
+            missing.remove(weights)
 
 
 def _write_stored(archive: ZipFile, name: str, place: Place, files: dict[str, Member]) -> bool:
