@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -123,6 +124,26 @@ def mark_dead_runs(engine: Engine, settings: Settings) -> int:
         return _mark(engine)
 
 
+def was_killed(engine: Engine, settings: Settings, run_id: str | None) -> bool:
+    """Tell whether a run without an end is nobody's any more, without marking it; False where this cannot be told."""
+    if not _lock_file(settings).exists():
+        # It may run on another machine.
+        return False
+    with ExitStack() as held:
+        try:
+            _take(engine, settings, held)
+        except (TrainingRunningError, ModelFileError):
+            return False
+        with reading(engine) as connection:
+            wanted = select(TrainingRun.status).where(TrainingRun.run_id == run_id)
+            # It may have ended just now.
+            return connection.execute(wanted).scalar() == "running"
+
+
+def _lock_file(settings: Settings) -> Path:
+    return settings.model_path.with_name(f".{settings.model_path.name}.training.lock")
+
+
 def _run(row: Mapping[Any, Any]) -> RunRecord:
     values = {name: row[name] for name in _FIELDS}
     values["error"] = row["error"] and unpacked(row["error"], row["said"])
@@ -133,7 +154,7 @@ def _run(row: Mapping[Any, Any]) -> RunRecord:
 
 def _take(engine: Engine, settings: Settings, held: ExitStack) -> None:
     path = settings.model_path
-    lock = FileLock(path.with_name(f".{path.name}.training.lock"), timeout=0)
+    lock = FileLock(_lock_file(settings), timeout=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         held.enter_context(lock)

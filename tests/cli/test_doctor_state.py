@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from examined import faults
@@ -9,7 +10,7 @@ from sqlalchemy import Engine
 from rlhf_loop.cli.doctor.loop import alarms, ratings, training
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, Rating, RunRecord
-from rlhf_loop.registry.runs import begin_run, end_run
+from rlhf_loop.registry.runs import begin_run, end_run, runs, training_lock
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.interactions import record
 
@@ -92,6 +93,20 @@ def test_a_running_training_is_timed(engine: Engine, ago: timedelta, ok: bool, s
     running, ended, _ = training(engine, Settings(), NOW)
     assert (running.ok, running.text) == (ok, f"one is running {said}")
     assert "succeeded" in ended.text
+
+
+def test_a_training_that_was_killed_is_a_fault(engine: Engine, tmp_path: Path) -> None:
+    """Its lock is free, so nobody trains; whoever looks does not mark it."""
+    settings = Settings(model_path=tmp_path / "model.joblib")
+    trained(engine, "running")
+    with training_lock(engine, settings):
+        trained(engine, "running")
+        found, *_ = training(engine, settings, NOW)
+        assert found.text.startswith("one is running since 2027-03-01 09:30 UTC")
+    killed, *_ = training(engine, settings, NOW)
+    assert killed.text == "one that began at 2027-03-01 09:30 UTC was killed, and left what is live as it was"
+    assert killed.advice == "Train again: rlhf-loop retrain"
+    assert runs(engine)[0].status == "running"
 
 
 def test_open_alarms_are_one_fault(engine: Engine) -> None:

@@ -21,10 +21,15 @@ __all__ = ["EXTRAS", "SECTIONS", "Finding", "examine", "examine_environment"]
 def examine_environment(environ: Mapping[str, str], *, files: Iterable[Finding] = ()) -> list[Finding]:
     """Look at everything as `examine` does; a setting that cannot be read is a finding, and stays at its default.
 
-    `files` is what was found in the files that may have settings.
+    `files` is what was found in the files that may have settings. Where one of them cannot be read, only what needs no
+    settings is looked at: the defaults may be those of another installation.
     """
     settings, findings = machine.readable_settings(environ)
-    return in_order([*files, *findings, *examine(settings)])
+    files = list(files)
+    if all(found.ok for found in files):
+        return in_order([*files, *findings, *examine(settings)])
+    untold = Finding("settings", "what depends on them is not looked at before all can be read")
+    return in_order([*files, *findings, untold, *_found(_machine_checks(), settings)])
 
 
 def examine(settings: Settings, *, now: datetime | None = None) -> list[Finding]:
@@ -35,18 +40,25 @@ def examine(settings: Settings, *, now: datetime | None = None) -> list[Finding]
     except Exception as error:
         reached = DatabaseAccess(from_exception("database", error, settings))
     try:
-        checks = _checks(settings, reached, now)
-        found = [finding for topic, findings in checks for finding in with_failures(topic, findings, settings)]
+        found = _found(_checks(settings, reached, now), settings)
     finally:
         if reached.engine is not None:
             reached.engine.dispose()
     return in_order([reached.finding, *found])
 
 
-def _checks(settings: Settings, reached: DatabaseAccess, now: datetime) -> Iterable[tuple[str, Iterable[Finding]]]:
+def _found(checks: Iterable[tuple[str, Iterable[Finding]]], settings: Settings) -> list[Finding]:
+    return [finding for topic, findings in checks for finding in with_failures(topic, findings, settings)]
+
+
+def _machine_checks() -> Iterable[tuple[str, Iterable[Finding]]]:
     yield "software", machine.software()
     yield "extra", machine.extras()
     yield "processor", machine.processor()
+
+
+def _checks(settings: Settings, reached: DatabaseAccess, now: datetime) -> Iterable[tuple[str, Iterable[Finding]]]:
+    yield from _machine_checks()
     yield "encoder", machine.encoder(settings)
     yield "settings", machine.settings_in_use(settings)
     yield "sources", machine.sources(settings)

@@ -68,7 +68,7 @@ def training(engine: Engine, settings: Settings, now: datetime) -> Iterator[Find
     """Tell how the last training ended, which one is running, and whether another one is due."""
     from rlhf_loop import registry
     from rlhf_loop.domain import ModelState
-    from rlhf_loop.registry.runs import runs
+    from rlhf_loop.registry.runs import runs, was_killed
     from rlhf_loop.registry.schedule import due
 
     found = runs(engine, _RUNS)
@@ -76,7 +76,7 @@ def training(engine: Engine, settings: Settings, now: datetime) -> Iterator[Find
         yield Finding("training", "there was none yet")
     for run in found:
         if run.status == "running":
-            yield _running(run, now)
+            yield _running(run, now, killed=was_killed(engine, settings, run.run_id))
     if ended := next((run for run in found if run.status != "running"), None):
         newest = registry.versions(engine)[:1]
         yield _ended(ended, waits=bool(newest) and newest[0].state is ModelState.CANDIDATE)
@@ -143,8 +143,11 @@ def _live(engine: Engine) -> Version | None:
     return registry.live(engine)
 
 
-def _running(run: RunRecord, now: datetime) -> Finding:
+def _running(run: RunRecord, now: datetime, *, killed: bool) -> Finding:
     began = run.started_at or now
+    if killed:
+        text = f"one that began at {_moment(began)} was killed, and left what is live as it was"
+        return fault("training", text, "Train again: rlhf-loop retrain")
     text = f"one is running since {_moment(began)}, for {_lasted(now - began)}"
     if now - began < _LONGEST:
         return Finding("training", text)
