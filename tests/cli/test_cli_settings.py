@@ -67,7 +67,7 @@ def test_a_named_file(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_wrong(run: Run, tmp_path: Path) -> None:
-    """Each command says so, and the doctor looks at nothing that the defaults may not be of; help is there all the same."""
+    """Each command says so, and the doctor looks at no other database than is meant; help is there all the same."""
     (tmp_path / "rlhf-loop.toml").write_text("proxes = 1\n")
     assert "Did you mean proxies?" in run("settings", code=2).stderr
     run("train", "--help")
