@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from time import monotonic
+from time import monotonic, sleep
 
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
@@ -72,7 +72,8 @@ class Worker:
         self._backups = backups = Schedule(settings.backup_schedule, setting="RLHF_BACKUP_SCHEDULE")
         self._settings, self._command, self._index = settings, tuple(retrain), index
         self._engine = make_engine(settings.database_url, lasting=settings)
-        self._stopped = threading.Event()
+        # Not an event: a signal's handler that sets one waits for ever for a lock that the code below it may hold.
+        self._stopped = False
         self._jobs = (
             _Job("keeping the live model", lambda now: now + _SETTLE_EVERY, self._settle),
             _Job("retraining", schedule.after, self._retrain, at_once=False),
@@ -87,11 +88,10 @@ class Worker:
         for thread in threads:
             thread.start()
         try:
-            # Not without a limit: on some systems a signal is only seen between two waits.
-            while not self._stopped.wait(_LOOK_EVERY_S):
-                pass
+            while not self._stopped:
+                sleep(_LOOK_EVERY_S)
         finally:
-            self._stopped.set()
+            self._stopped = True
             for thread in threads:
                 thread.join()
             self._engine.dispose()
@@ -99,24 +99,25 @@ class Worker:
     def once(self) -> bool:
         """Do each job now, once, one after the other; return whether all could be done."""
         try:
-            return all([_do(job) for job in self._jobs if not self._stopped.is_set()])
+            return all([_do(job) for job in self._jobs if not self._stopped])
         finally:
             self._engine.dispose()
 
     def stop(self) -> None:
         """End soon: nothing more is begun, and a running training is stopped. May be called by a signal's handler."""
-        self._stopped.set()
+        self._stopped = True
 
     def _repeat(self, job: _Job) -> None:
         now = datetime.now(UTC)
         at = now if job.at_once else job.after(now)
         # By the clock, in short waits: what was missed while a laptop slept is done once, as soon as it wakes.
-        while not self._stopped.wait(min(max((at - now).total_seconds(), 0), _LOOK_EVERY_S)):
+        while not self._stopped:
+            sleep(min(max((at - now).total_seconds(), 0), _LOOK_EVERY_S))
             before, now = now, datetime.now(UTC)
             if now < before - _PUT_BACK:
                 # Else it would stand still until the clock says again what it said before.
                 at = min(at, job.after(now))
-            if now >= at:
+            if now >= at and not self._stopped:
                 _do(job)
                 now = datetime.now(UTC)
                 at = job.after(now)
@@ -176,7 +177,7 @@ class Worker:
             logger.info("%s", error)
             return True
         except Exception as error:
-            if not self._stopped.is_set():
+            if not self._stopped:
                 said = error.args[0] if isinstance(error, RlhfLoopError) else f"{type(error).__name__}: {error}"
                 if not isinstance(error, BackupError):
                     # A store, a database or an index, which speaks of itself.
@@ -197,7 +198,7 @@ class Worker:
         return True
 
     def _go_on(self, done: int, total: int) -> None:
-        if self._stopped.is_set():
+        if self._stopped:
             raise BackupError("The worker was stopped before the backup was whole. The earlier ones are there.")
 
     def _retrain(self) -> bool:
@@ -233,7 +234,7 @@ class Worker:
             try:
                 return process.communicate(timeout=_LOOK_EVERY_S)[0], told_at is not None
             except subprocess.TimeoutExpired:
-                if self._stopped.is_set() and told_at is None:
+                if self._stopped and told_at is None:
                     told_at = monotonic()
                     process.terminate()
                 elif told_at is not None and monotonic() - told_at > GRACE_S:

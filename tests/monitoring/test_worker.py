@@ -380,3 +380,28 @@ def test_signals_are_given_back(settings: Settings, monkeypatch: pytest.MonkeyPa
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopped.wait(PATIENCE_S)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("calls", range(8))
+def test_signals_may_come_amid_one_another(settings: Settings, calls: int) -> None:
+    """Wherever the next one interrupts the handling of one, nobody waits for a lock that is held below it."""
+    worker, left = Worker(settings, retrain=[]), calls
+
+    def interrupted(frame: object, event: str, arg: object) -> None:
+        nonlocal left
+        if event == "call":
+            left -= 1
+            if left < 0:
+                sys.setprofile(None)
+                worker.stop()
+
+    def stop() -> None:
+        sys.setprofile(interrupted)
+        worker.stop()
+        sys.setprofile(None)
+
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    thread.join(timeout=PATIENCE_S)
+    assert not thread.is_alive()
+    worker.run()
