@@ -394,7 +394,7 @@ class Recorder:
         """Write what waits, in order; one process at a time does it."""
         if self._down:
             self._look()
-            self._down = False
+            self._down = self.loses = False
             self._on_return()
         # Rankings depend on nothing, and the ratings of their documents on them.
         for outbox in (self._rankings, self._outbox):

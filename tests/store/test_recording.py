@@ -340,6 +340,27 @@ def test_what_the_database_refuses_does_not_hold_up_the_rest(outage: Outage, tmp
     assert "score is 7.0" in reason
 
 
+def test_what_was_lost_is_over_once_the_database_is_back(
+    outage: Outage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said while neither database nor outbox takes anything, and not until the next answer comes."""
+    recorder = Recorder(settings_for(outage.url, tmp_path))
+    recorder.check()
+    outage.cut()
+
+    def full(*_: object, **__: object) -> None:
+        raise OutboxError("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Outbox, "put", full)
+        with pytest.raises(OutboxError):
+            recorder.record(candidates("a"))
+    assert recorder.loses
+    outage.restore()
+    until(lambda: not recorder.loses)
+    recorder.close()
+
+
 def test_what_is_refused_at_once_is_kept_with_the_reason(recorder: Recorder) -> None:
     """A database that is there and says no loses nothing either."""
     assert recorder.record([replace(candidates("bad", 1)[0], score=7.0)]) == "the database refused it"
