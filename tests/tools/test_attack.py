@@ -9,7 +9,7 @@ import pytest
 from tools.attack import clock, models, names
 from tools.attack.__main__ import summary, table
 from tools.attack.bombs import _finding
-from tools.attack.document import text
+from tools.attack.document import write
 from tools.attack.product import Finding, Ran
 
 HONEST = Ran(0, "1 row", "", 1.0, 110.0)
@@ -62,15 +62,24 @@ def test_a_hostile_model_differs_from_the_good_one_in_what_it_says() -> None:
     assert pickle.loads(models.changed(good, {})) == {"format": "f"}
 
 
-def test_the_document_has_a_table_for_each_part_that_was_tried() -> None:
-    """Without the folder of the run, and with what is a sign of Markdown as it is."""
+def test_the_document_has_a_table_for_each_part_that_was_tried(tmp_path: Path) -> None:
+    """Without the folder of the run, and with what is a sign of Markdown as it is; a part that is tried anew is new."""
+    document = tmp_path / "ATTACK.md"
     found = [Finding("bombs", "a|b", "Error: '/x/rlhf-attack-1/bombs/zeros.csv' <b>", True)]
-    written = text([*found, Finding("clock", "c", "no library", None)], "1 of 2 attacks held.")
-    assert "1 of 2 attacks held." in written
-    assert "| a\\|b | Error: 'zeros.csv' \\<b\\> | held |" in written
-    assert "| c | no library | skipped |" in written
-    assert "## Bombs" in written
-    assert "## Foreign" not in written
+    write([*found, Finding("clock", "c", "no library", None)], document)
+    before = document.read_text("utf-8")
+    assert "| a\\|b | Error: 'zeros.csv' \\<b\\> | held |" in before
+    assert "| c | no library | skipped |" in before
+    assert "0 of 1 attacks held, 0 did not, 1 were skipped. 2" in before
+    assert "## Foreign" not in before
+    write([Finding("clock", "c", "it runs on", True), Finding("hosts", "h", "400", True)], document)
+    written = document.read_text("utf-8")
+    assert "skipped" not in written
+    assert [line for line in written.splitlines() if line.startswith("#")] == [
+        "# Under attack",
+        *("## Foreign hosts and sites", "## Bombs", "## A clock that jumps back"),
+    ]
+    assert before.partition("## Bombs")[2].partition("## ")[0] == written.partition("## Bombs")[2].partition("## ")[0]
 
 
 def test_a_name_stands_for_each_text_of_an_operation() -> None:

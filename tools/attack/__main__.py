@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 
 from tools.attack import backups, bombs, clock, hosts, kills, models, names, sockets
-from tools.attack.document import write
+from tools.attack.document import summary, write
 from tools.attack.product import Finding, make
 from tools.report import say
 
@@ -48,10 +48,8 @@ def main(parts: tuple[str, ...], seed: int, faketime: Path | None, keep: bool) -
         found = list(_told(_found(folder, parts or PARTS, seed=seed, faketime=faketime)))
     for line in table(found):
         click.echo(line)
-    said = f"{summary(found)} {time.monotonic() - began:.0f} s."
-    click.echo(f"\n{said}")
-    if not parts:
-        write(found, said)
+    click.echo(f"\n{summary(found)} {time.monotonic() - began:.0f} s.")
+    write(found)
     sys.exit(any(each.holds is False for each in found))
 
 
@@ -87,13 +85,6 @@ def table(found: Iterable[Finding]) -> Iterator[str]:
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     for row in rows:
         yield f"{row[3]:<8} " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False)).rstrip()
-
-
-def summary(found: Iterable[Finding]) -> str:
-    """Say how many held."""
-    verdicts = [each.holds for each in found]
-    words = f"{verdicts.count(True)} of {len(verdicts)} attacks held, {verdicts.count(False)} did not"
-    return f"{words}, {verdicts.count(None)} were skipped." if None in verdicts else f"{words}."
 
 
 if __name__ == "__main__":

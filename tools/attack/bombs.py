@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 
 from tools.attack.product import Finding, Product, Ran, Running
+from tools.report import processor_s
 
 PART = "bombs"
 #: What a command may take, or so much more than with an honest file; and how much longer.
@@ -291,10 +292,13 @@ def _everywhere(product: Product, server: Running, folder: Path) -> Iterator[Fin
 
 def _sent(product: Product, server: Running, name: str, path: str, body: bytes) -> Finding:
     headers = {"Authorization": f"Bearer {product.token}", "Content-Type": "application/json"}
-    before, began = server.megabytes(), monotonic()
+    before, began, computed = server.megabytes(), monotonic(), processor_s(server.process.pid)
     status, _ = server.request("POST", path, body, headers=headers)
     seconds, more = monotonic() - began, server.megabytes() - before
+    cpu_seconds = processor_s(server.process.pid) - computed
     healthy = server.get("/healthz", timeout=PATIENT_S)[0] == 200
-    holds = 200 <= status < 500 and seconds < PATIENT_S and more < MOST_MB and healthy
-    figures = f"{status or 'no answer'} after {seconds:.1f} s, {more:.0f} MB more than before"
+    # Where a process gets a tenth of a core, what counts is its own time.
+    holds = 200 <= status < 500 and min(seconds, cpu_seconds) < PATIENT_S and more < MOST_MB and healthy
+    took = f"{seconds:.1f} s ({cpu_seconds:.1f} of CPU)"
+    figures = f"{status or 'no answer'} after {took}, {more:.0f} MB more than before"
     return Finding(PART, f"POST {path}: {name}", figures, holds)

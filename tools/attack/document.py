@@ -1,9 +1,9 @@
-"""The document of a whole run of `make attack`: a table for each part, with what was there before beside it."""
+"""The document of `make attack`: a table for each part, with what was there before beside it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tools.attack.product import Finding
@@ -12,8 +12,8 @@ from tools.report import DOCS, machine, table, today
 DOCUMENT = DOCS / "ATTACK.md"
 _HEAD = """# Under attack
 
-`make attack` wrote this on {day} ({machine}). It sets up a copy of the product in a new folder and
-attacks it on loopback: the server has two processes with eight threads each, and SQLite. {said}
+`make attack` writes this, or with `--only` the parts that are named. It sets up a copy of the product in a new folder
+and attacks it on loopback: the server has two processes with eight threads each, and SQLite.
 
 Seconds of the clock say how busy the machine was, too; those of CPU do not. A peak is the most memory that a process
 has had, the pages of mapped files among it.
@@ -86,19 +86,33 @@ By libfaketime, an hour, a day or 40 days, beneath a server, a worker and traini
 }
 
 
-def write(found: Sequence[Finding], said: str, document: Path = DOCUMENT) -> None:
-    """Write the document of a run."""
-    document.write_text(text(found, said), encoding="utf-8")
+def write(found: Sequence[Finding], document: Path = DOCUMENT) -> None:
+    """Write the parts that were tried into the document, in place of what it said of them."""
+    titles = {title for title, _ in _PARTS.values()}
+    before = document.read_text(encoding="utf-8") if document.exists() else ""
+    kept = {title: f"## {each}" for each in before.split("\n## ")[1:] if (title := each.partition("\n")[0]) in titles}
+    kept |= sections(found)
+    ordered = [kept[title].rstrip("\n") + "\n" for title, _ in _PARTS.values() if title in kept]
+    document.write_text("\n".join([_HEAD, *ordered]), encoding="utf-8")
 
 
-def text(found: Sequence[Finding], said: str) -> str:
-    """Return the document of a run; `said` sums it up."""
-    parts = [_HEAD.format(day=today(), machine=machine(), said=said)]
+def sections(found: Sequence[Finding]) -> dict[str, str]:
+    """Return the section of each part that was tried, by its title."""
+    written = {}
     for part, (title, words) in _PARTS.items():
-        rows = [(_cell(each.attack), _cell(each.figures), _VERDICTS[each.holds]) for each in found if each.part == part]
+        of_part = [each for each in found if each.part == part]
+        rows = [(_cell(each.attack), _cell(each.figures), _VERDICTS[each.holds]) for each in of_part]
         if rows:
-            parts.append(f"## {title}\n\n{words.strip()}\n\n{table(('attack', 'outcome', ''), rows)}\n")
-    return "\n".join(parts)
+            said = f"{summary(of_part)} {today()}, {machine()}."
+            written[title] = f"## {title}\n\n{words.strip()}\n\n{said}\n\n{table(('attack', 'outcome', ''), rows)}\n"
+    return written
+
+
+def summary(found: Iterable[Finding]) -> str:
+    """Say how many held."""
+    verdicts = [each.holds for each in found]
+    words = f"{verdicts.count(True)} of {len(verdicts)} attacks held, {verdicts.count(False)} did not"
+    return f"{words}, {verdicts.count(None)} were skipped." if None in verdicts else f"{words}."
 
 
 _VERDICTS = {True: "held", False: "**failed**", None: "skipped"}
