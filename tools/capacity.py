@@ -267,6 +267,8 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--write", is_flag=True, help="Put both tables into docs/SCALING.md.")
 def main(write: bool, **given: float) -> None:
     """Say what a load needs by what was measured, and what breaks first at 10, 100 and 1,000 times as much."""
+    if odd := next((name for name, value in given.items() if not math.isfinite(value)), None):
+        raise click.UsageError(f"--{odd.replace('_', '-')} {given[odd]} is not a valid number. Give one above 0.")
     of_load = {name: given.pop(name) for name in Load.__dataclass_fields__}
     load, machine = Load(**of_load), Machine(**{**given, "cores": int(given["cores"])})  # type: ignore[arg-type]
     by = read()
