@@ -127,6 +127,8 @@ def _execute(code: str, arguments: list[str], log: str, environ: dict[str, str])
 
 def _redirect(log: str, out: str) -> None:
     os.setsid()
+    # Whoever started the tests in the background may have had it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for file, number in ((out, 1), (log, 2)):
         # To be read as well: or a terminal would not become that of the process, and no key would reach it.
         opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND)

@@ -45,7 +45,10 @@ class Terminal:
         os.write(self._keyboard, b"\x03")
 
     def go_on(self) -> None:
-        """Let it go on from where it has stopped."""
+        """Let it go on from where it has stopped itself."""
+        status = Path(f"/proc/{self.process.pid}/stat")
+        if status.exists():  # on Linux
+            until(lambda: status.read_text().rpartition(") ")[2].startswith("T") or self.process.ended())
         self.process.send(signal.SIGCONT)
 
     def wait(self) -> int:

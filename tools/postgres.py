@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.engine import Connection, Engine
@@ -23,12 +23,8 @@ class Postgres:
         if not name:
             self._count += 1
             name = f"new_{self._count}"
-        with self._connected() as connection:
-            if copy_of is not None:
-                self._close(connection, copy_of)
+        with self.away(copy_of) if copy_of else nullcontext(), self._connected() as connection:
             connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {copy_of or 'template1'}"))
-            if copy_of is not None:
-                self._open(connection, copy_of)
         return self.url_of(name)
 
     def url_of(self, name: str) -> str:

@@ -128,7 +128,9 @@ class Commands(click.Group):
     def _stop(self, number: int, frame: object) -> None:
         """Raise what ends the command, once: a second stop would cut off what the first one has to put in order."""
         if self.stopped and not self._dropped:
-            self._hasten()
+            # Whoever presses a key may know better; what stops services says it twice, and then kills.
+            if number == signal.SIGINT:
+                self._hasten()
             return
         if not self.stopped:
             # At the very end Python itself would be ended by a second one.

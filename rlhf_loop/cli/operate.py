@@ -405,8 +405,8 @@ def forget(query: str | None, caller: str | None, yes: bool) -> None:
     # What waits in the outbox of this machine would come back.
     recorder.settle()
 
-    def look() -> tuple[list[int], Stored, set[str]]:
-        with working("Looking for it", kept=UNCHANGED), reading(engine) as connection:
+    def look(kept: str = UNCHANGED) -> tuple[list[int], Stored, set[str]]:
+        with working("Looking for it", kept=kept), reading(engine) as connection:
             keys = of_query(connection, given) if caller is None else of_caller(connection, given)
             return keys, count(connection, keys, caller=caller), external_ids(connection, keys)
 
@@ -429,7 +429,7 @@ def forget(query: str | None, caller: str | None, yes: bool) -> None:
         if waiting := recorder.take_out(query=query, caller=caller, ids=ids):
             click.echo(f"{counted(waiting, 'entry', 'entries')} in the outbox: deleted.")
         # Once more: what waited before may have come.
-        keys, *_ = look()
+        keys, *_ = look(_DELETED)
         with progress_bar("Deleting", kept=_DELETED) as progress:
             gone = forget_answers(engine, keys, actor=operator(), caller=caller, progress=progress)
         _print_stored(gone, "deleted")

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import secrets
 import shutil
+import signal
 import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -510,6 +511,7 @@ _scorer: PartScorer | None = None
 
 def _start_worker(job: Job) -> None:
     global _scorer  # one a process is what a pool is for
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where `spared_ctrl_c` cannot spare it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _scorer = PartScorer(job)
 

@@ -22,7 +22,7 @@ from rlhf_loop.domain import GOOD_RATING, AlarmKind
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.messages import answer_text, prompt_text
 from rlhf_loop.exchange.preferences import RatedAnswer, labelled
-from rlhf_loop.monitoring.drift import MOVED, RARE, Floats, Shift, Topics, of_numbers
+from rlhf_loop.monitoring.drift import MOVED, RARE, Floats, Shift, Topics, Vectors, of_numbers
 from rlhf_loop.ranking import Ranker, logit, rank_documents
 from rlhf_loop.store.alarms import clear_alarm, raise_alarm
 from rlhf_loop.store.engine import reading
@@ -39,6 +39,8 @@ _Result = TypeVar("_Result")
 QUESTIONS, _REFERENCE = 60, 2_000
 #: Of both, those that are scored and embedded.
 _SCORED = 500
+#: Answers that are embedded before it is told how many are.
+_AT_ONCE = 64
 #: A change pays from this mean gain on, in log-odds, if more scores rise than chance would have it.
 PAYS = 0.2
 #: A policy's answers from which on they are compared, and rated ones.
@@ -210,13 +212,20 @@ def policy_drift(
     shifts = {
         name: of_numbers(*(_measured(measure, each) for each in (rated, drawn))) for name, measure in _MEASURES.items()
     }
-    some, done, seen = [each[:_SCORED] for each in (rated, drawn)], count(1), set[str]()
+    some, done, seen = [each[:_SCORED] for each in (rated, drawn)], 0, set[str]()
     total = sum(map(len, some)) * ((ranker is not None) + (encoder is not None))
 
-    def told(found: _Result) -> _Result:
+    def told(found: _Result, answers: int = 1) -> _Result:
+        nonlocal done
+        done += answers
         if progress is not None:
-            progress(next(done), total)
+            progress(done, total)
         return found
+
+    def embedded(encoder: TextEncoder, answers: Sequence[tuple[str, str]]) -> Vectors:
+        texts = [answer for _, answer in answers]
+        parts = (texts[start : start + _AT_ONCE] for start in range(0, len(texts), _AT_ONCE))
+        return np.concatenate([told(encoder.encode(part), len(part)) for part in parts])
 
     if ranker is not None:
         numbers = [
@@ -224,7 +233,7 @@ def policy_drift(
         ]
         shifts["score"] = of_numbers(*numbers)
     if encoder is not None:
-        before, after = (np.concatenate([told(encoder.encode([answer])) for _, answer in each]) for each in some)
+        before, after = (embedded(encoder, each) for each in some)
         shifts["subject"] = Topics(before, seed=seed).shift(after)
     found = PolicyDrift(len(drawn), len(rated), shifts)
     if found.moved:

@@ -252,6 +252,10 @@ def forget(
     """
     with reading(engine) as connection:
         ids, lists = external_ids(connection, keys), list(_lists(connection, keys).values())
+    # Before the answers: where this is stopped, nobody knows afterwards what went with those that are gone. And after
+    # them: a request that was just answered may have stored another one.
+    with transaction(engine) as connection:
+        idempotency.forget(connection, ids)
     gone, done, total = Stored(), 0, sum(map(len, lists))
     while lists:
         some = list[int]()

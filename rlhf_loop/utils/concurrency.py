@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
 from functools import cache, lru_cache, partial
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import finalize
 
@@ -97,6 +98,8 @@ def spared_ctrl_c() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    # It is started with the first process, and lets the signal through again.
+    resource_tracker.ensure_running()
     # What comes meanwhile waits for the end of the block.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

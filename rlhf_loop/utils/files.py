@@ -28,9 +28,13 @@ def whole_file(path: Path, *, mode: int | None = None) -> Iterator[IO[bytes]]:
     Raises:
         OSError: it cannot be written, or is a pipe or a device; what was there is there.
     """
-    with suppress(FileNotFoundError):
-        if is_special(path):
-            raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
+    try:
+        special = is_special(path)
+    except OSError:
+        # There is nothing, or a link to what may not be looked at, which is replaced.
+        special = False
+    if special:
+        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with draft.open("xb") as file:

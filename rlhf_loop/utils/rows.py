@@ -352,7 +352,7 @@ def _csv_records(stream: IO[bytes]) -> Iterator[Record]:
                         Message(
                             "A quote that opens in the row on line {line} is not closed before line {last} ({error}), "
                             "so what is between them cannot be told apart. Close it, double each quote inside a cell, "
-                            "and import the file again.",
+                            "and give the file again.",
                             line=line,
                             last=last,
                             error=str(error),

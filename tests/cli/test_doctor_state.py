@@ -104,7 +104,7 @@ def test_a_training_that_was_killed_is_a_fault(engine: Engine, tmp_path: Path) -
         found, *_ = training(engine, settings, NOW)
         assert found.text.startswith("one is running since 2027-03-01 09:30 UTC")
     killed, *_ = training(engine, settings, NOW)
-    assert killed.text == "one that began at 2027-03-01 09:30 UTC was killed, and left what is live as it was"
+    assert killed.text == "one that began at 2027-03-01 09:30 UTC was killed"
     assert killed.advice == "Train again: rlhf-loop retrain"
     assert runs(engine)[0].status == "running"
 

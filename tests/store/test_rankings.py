@@ -14,7 +14,7 @@ from rlhf_loop.store import rankings
 from rlhf_loop.store.engine import reading, transaction
 from rlhf_loop.store.interactions import put, put_interactions, put_preference, rate, record
 from rlhf_loop.store.rankings import Stored
-from rlhf_loop.store.tables import Draft, Interaction, ServedQuestion
+from rlhf_loop.store.tables import AnsweredRequest, Draft, Interaction, ServedQuestion
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 RANKING = RecordedRanking(
@@ -75,6 +75,24 @@ def test_a_question_is_forgotten_in_all_its_spellings(engine: Engine) -> None:
         assert (found, rankings.count(connection, found)) == (keys, Stored(2, 4, 1))
     assert rankings.forget(engine, found, actor="anna") == Stored(2, 4, 1)
     assert left(engine) == ({"c.0", "c.1"}, {"ranking:c"})
+
+
+def test_what_is_forgotten_in_part_leaves_no_stored_reply(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would know any more that a reply to a request was about an answer that is gone."""
+    monkeypatch.setattr(rankings, "_ANSWERS_AT_ONCE", 1)
+    keys = stored(engine, RANKING, replace(RANKING, id="b"))
+    reply = {"owner": "shop", "request_hash": "h", "status": 201, "body": '{"id": "b.1", "text": "Hold your breath."}'}
+    with transaction(engine) as connection:
+        connection.execute(insert(AnsweredRequest).values(key="k", **reply))
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rankings.forget(engine, keys, actor="anna", progress=stop)
+    assert 0 < len(left(engine)[0]) < len(keys)
+    with reading(engine) as connection:
+        assert not connection.execute(select(AnsweredRequest.key)).all()
 
 
 def test_a_caller_is_forgotten_with_what_was_made_of_the_rankings(engine: Engine) -> None:

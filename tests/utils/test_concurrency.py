@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
 from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 from patience import PATIENCE_S
@@ -72,3 +74,29 @@ def test_an_error_stops_all_threads() -> None:
     with pytest.raises(ValueError, match="item"):
         run_parallel(work, range(1000), threads=3)
     assert len(begun) <= 3
+
+
+_SPARED = """
+import multiprocessing, re, sys
+from pathlib import Path
+from rlhf_loop.utils.concurrency import spared_ctrl_c
+
+def tell(place):
+    blocked = re.search(r"SigBlk:\\s*(\\w+)", Path("/proc/self/status").read_text())[1]
+    Path(place).write_text(blocked)
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=tell, args=(sys.argv[1],))
+    with spared_ctrl_c():
+        process.start()
+    process.join()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells what is blocked in /proc")
+def test_ctrl_c_does_not_reach_the_first_process_either(tmp_path: Path) -> None:
+    """Python starts a helper of its own with the first one, which would let the signal through again."""
+    (tmp_path / "program.py").write_text(_SPARED)
+    subprocess.run([sys.executable, str(tmp_path / "program.py"), str(tmp_path / "mask")], check=True)
+    assert int((tmp_path / "mask").read_text(), 16) & 1 << (signal.SIGINT - 1)

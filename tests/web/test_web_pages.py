@@ -172,8 +172,8 @@ def test_nothing_found_is_said_honestly(degraded: dict[str, str], words: str) ->
 @pytest.mark.parametrize(
     ("query", "error", "status", "words"),
     [
-        ("", None, 422, "It is blank. Write a question into the box."),
-        (" \n ", None, 422, "It is blank. Write a question into the box."),
+        ("", None, 422, "The question is blank. Write one into the box."),
+        (" \n ", None, 422, "The question is blank. Write one into the box."),
         ("x" * 4001, None, 422, "4,001 characters"),
         ("Why?", ValueError("It holds a NUL."), 422, "It holds a NUL."),
         ("Why?", RuntimeError("secret"), 500, "Something unexpected"),

@@ -298,7 +298,13 @@ def _sent(product: Product, server: Running, name: str, path: str, body: bytes) 
     cpu_seconds = processor_s(server.process.pid) - computed
     healthy = server.get("/healthz", timeout=PATIENT_S)[0] == 200
     # Where a process gets a tenth of a core, what counts is its own time.
-    holds = 200 <= status < 500 and min(seconds, cpu_seconds) < PATIENT_S and more < MOST_MB and healthy
+    holds = (
+        200 <= status < 500
+        and min(seconds, cpu_seconds) < PATIENT_S
+        and seconds < 6 * PATIENT_S
+        and more < MOST_MB
+        and healthy
+    )
     took = f"{seconds:.1f} s ({cpu_seconds:.1f} of CPU)"
     figures = f"{status or 'no answer'} after {took}, {more:.0f} MB more than before"
     return Finding(PART, f"POST {path}: {name}", figures, holds)

@@ -146,7 +146,7 @@ def _live(engine: Engine) -> Version | None:
 def _running(run: RunRecord, now: datetime, *, killed: bool) -> Finding:
     began = run.started_at or now
     if killed:
-        text = f"one that began at {_moment(began)} was killed, and left what is live as it was"
+        text = f"one that began at {_moment(began)} was killed"
         return fault("training", text, "Train again: rlhf-loop retrain")
     text = f"one is running since {_moment(began)}, for {_lasted(now - began)}"
     if now - began < _LONGEST:

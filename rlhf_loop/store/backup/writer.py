@@ -435,13 +435,12 @@ def _write_live_version(
     """Write from the live file what the folder of versions lacks of the live version."""
     name, weights = f"{version.version}{_MODEL}", f"{version.weights_sha256}{_WEIGHTS}"
     with suppress(OSError):
-        if name in missing and sha256(live.read_bytes()).hexdigest() == version.sha256:
-            _write_file(archive, f"models/{name}", live, files)
-            missing.remove(name)
-            if f"{name}.sha256" in missing:
-                with _member(archive, f"models/{name}.sha256", files) as out:
-                    out(f"{version.sha256}  {name}\n".encode())
-                missing.remove(f"{name}.sha256")
+        if name in missing and sha256(content := live.read_bytes()).hexdigest() == version.sha256:
+            parts = {name: content, f"{name}.sha256": f"{version.sha256}  {name}\n".encode()}
+            for part in parts.keys() & {*missing}:
+                with _member(archive, f"models/{part}", files) as out:
+                    out(parts[part])
+                missing.remove(part)
         if weights in missing and _write_file(archive, f"models/{weights}", live.with_name(weights), files):
             missing.remove(weights)
 

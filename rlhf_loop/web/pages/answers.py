@@ -142,7 +142,7 @@ def _asked(service: AnswerService, query: str, scale: Scale, *, scores: bool) ->
     # A browser sends the line breaks of a text field as two characters, and counts them as one.
     query = query.replace("\r\n", "\n")
     if blank(query):
-        raise UnprocessableEntity(Message("It is blank. Write a question into the box."))
+        raise UnprocessableEntity(Message("The question is blank. Write one into the box."))
     answer = answered(service, checked(QuestionIn, {"query": query}))
     return _page(query=query, answer=answer, scale=scale, scores=scores)
 
