@@ -447,17 +447,17 @@ def take_turn(connection: Connection) -> None:
 
 
 def store(
-    connection: Connection, *, unsaid: ImportDefaults, import_id: int, step: Callable[[], None] = lambda: None
+    connection: Connection, *, unsaid: ImportDefaults, import_id: int, step: Callable[[int], None] = lambda done: None
 ) -> Stored:
     """Move the staged rows into the tables, as those of an import; return what became of them.
 
-    `step` is called when the answers are there, and when the reviews are.
+    `step` gets 1 when the answers are there, and 2 when the reviews are.
     """
     role, moment, by = str(unsaid.role), datetime.now(UTC), {"import_id": import_id}
     now = bindparam("now", moment, UtcDateTime)
     unrated = connection.execute(text(_COUNT_NEW_UNRATED)).scalar_one()
     new = connection.execute(text(_ADD_INTERACTIONS).bindparams(now), by).rowcount
-    step()
+    step(1)
     overtaken = updated = 0
     # Of new answers nobody has said anything yet.
     if new < connection.execute(text(_COUNT_ANSWERS)).scalar_one():
@@ -473,7 +473,7 @@ def store(
             if kept:
                 connection.execute(text(_MARK_NAMED.format(table="rlhf_reviews", kind="review")), by)
     added = connection.execute(text(_ADD_REVIEWS).bindparams(now), {"role": role} | by).rowcount
-    step()
+    step(2)
     withdrawn = connection.execute(text(_TAKEN_BACK)).all()
     for row in withdrawn:
         _keep(connection, _WITHDRAWN, kind="withdrawn", **by, key=row.id, reviewer=row.reviewer)

@@ -334,7 +334,7 @@ def import_ratings(
     path = Path(path)
     reader = RatingsReader(path, format=format, columns=columns, names=names, labels=labels, encoding=encoding)
     unsaid = ImportDefaults(reviewer=reviewer, role=role or reader.role, source=None if blank(source or "") else source)
-    errors, steps = _Errors(), iter((6, 7))
+    errors = _Errors()
 
     def tell(done: int) -> None:
         # In eighths: five are the reading, and three the storing, of which answers and reviews are one each.
@@ -357,7 +357,7 @@ def import_ratings(
             named = reader.format if judge is None else f"{reader.format}, judge {judge}"
             import_id = imports.begin(connection, path.name, actor=actor, format=named)
             stored = staging.store(
-                connection, unsaid=unsaid, import_id=import_id, step=lambda: tell(next(steps) * reader.size)
+                connection, unsaid=unsaid, import_id=import_id, step=lambda done: tell((5 + done) * reader.size)
             )
             report = errors.report(stored, read, ignored=(*reader.ignored, *_left(stored)), import_id=import_id)
             imports.finish(connection, import_id, stored, refused=errors.count)

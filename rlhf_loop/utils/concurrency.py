@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
 from functools import cache, lru_cache, partial
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import finalize
 
@@ -98,6 +97,9 @@ def spared_ctrl_c() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    # Imported here: hardly any command starts such processes.
+    from multiprocessing import resource_tracker
+
     # It is started with the first process, and lets the signal through again.
     resource_tracker.ensure_running()
     # What comes meanwhile waits for the end of the block.
