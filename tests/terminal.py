@@ -40,15 +40,18 @@ class Terminal:
             pass
         return _CONTROLS.sub("", self._shown.decode(errors="replace")).replace("\r", "\n")
 
+    def wait_for_stop(self) -> None:
+        """Wait until it has stopped itself, where the system tells: it says so a moment before."""
+        status = Path(f"/proc/{self.process.pid}/stat")
+        if status.exists():
+            until(lambda: status.read_text().rpartition(") ")[2].startswith("T"))
+
     def press_ctrl_c(self) -> None:
         """Press it: the terminal sends SIGINT to the whole group."""
         os.write(self._keyboard, b"\x03")
 
     def go_on(self) -> None:
-        """Let it go on from where it has stopped itself."""
-        status = Path(f"/proc/{self.process.pid}/stat")
-        if status.exists():  # on Linux
-            until(lambda: status.read_text().rpartition(") ")[2].startswith("T") or self.process.ended())
+        """Let it go on from where it has stopped."""
         self.process.send(signal.SIGCONT)
 
     def wait(self) -> int:

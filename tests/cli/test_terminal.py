@@ -208,6 +208,7 @@ def test_ctrl_c_in_the_middle(name: str, home: Path, at_terminal: At) -> None:
     stopped = at_terminal(stop.words, step=stop.step)
     until(lambda: "\nthere\n" in stopped.shown or stopped.process.ended())
     assert not stopped.process.ended(), stopped.shown
+    stopped.wait_for_stop()
     stopped.press_ctrl_c()
     stopped.go_on()
     assert (stopped.wait(), "Traceback" in stopped.shown) == (130, False), stopped.shown
