@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from databases import sqlite_database
+from forked_process import start
+from patience import PATIENCE_S
 
 from rlhf_loop import ranking, sample
 from rlhf_loop.cli import main, training
@@ -318,16 +319,11 @@ def test_the_demo_leaves_own_ratings_alone(loop: Loop) -> None:
 def test_a_training_that_is_stopped_says_so_in_the_log(loop: Loop) -> None:
     """SIGTERM, which is how a container stops, ends the run as failed and leaves no model."""
     loop("ratings", "import", sample.RATINGS_FILE)
-    environment = {**os.environ, **loop.environment, "RLHF_CACHE_DIR": str(loop.folder / "cache")}
-    code = "from rlhf_loop.cli import main; main(['train'])"
-    training = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    environment, step = {**os.environ, **loop.environment}, "rlhf_loop.registry.training_run:load_encoder:1:SIGTERM"
+    training = start(["train"], environ=environment, log=loop.folder / "log", step=step)
+    assert training.wait(PATIENCE_S) == 128 + signal.SIGTERM, training.said()
     engine = open_database(loop.database)
-    while training.poll() is None and not runs(engine):
-        time.sleep(0.02)
-    training.send_signal(signal.SIGTERM)
-    assert training.wait() == 128 + signal.SIGTERM
     (run,) = runs(engine)
-    # Not which error: a library that is being imported at that moment makes one of its own out of it.
     assert run.status == "failed"
     assert run.error
     assert not loop.model.exists()

@@ -23,6 +23,13 @@ from rlhf_loop.store.engine import open_database
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")]
 
+#: Python reads it as it starts: a training that has begun does not end by itself.
+_LASTING = f"""
+import time
+from rlhf_loop.registry import training_run
+training_run.load_encoder = lambda settings: time.sleep({PATIENCE_S})
+"""
+
 Environ = dict[str, str]
 Worker = Callable[..., ForkedProcess]
 
@@ -92,7 +99,8 @@ def test_stopped_in_the_middle_of_a_training(worker: Worker, environ: Environ, t
     """The training ends with the worker, and its run is logged as failed."""
     engine = open_database(environ["RLHF_DATABASE_URL"])
     import_ratings(engine, sample.RATINGS_FILE)
-    process = worker("--once")
+    (tmp_path / "sitecustomize.py").write_text(_LASTING)
+    process = worker("--once", PYTHONPATH=os.pathsep.join([str(tmp_path), environ["PYTHONPATH"]]))
     until(lambda: [run.status for run in runs(engine)] == ["running"])
     process.send(signal.SIGINT)
     assert process.wait(PATIENCE_S) == 1
