@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -19,6 +19,8 @@ GOOD_RATING = 4
 THUMBS = {"up": 5, "down": 1}
 #: Rated answers from which on a training is worth its while.
 MIN_SAMPLES = 50
+#: How far long work is: it is called with how much is done, and how much there is.
+Progress = Callable[[int, int], None]
 
 
 class ReviewerRole(StrEnum):

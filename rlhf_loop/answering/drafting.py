@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Candidate, Passage, field_values
+from rlhf_loop.domain import Candidate, Passage, Progress, field_values
 from rlhf_loop.errors import ConfigError, ImportFileError, SourceError
 from rlhf_loop.sources.excerpts import whole_sentences
 from rlhf_loop.utils.breaker import Breaker
@@ -227,7 +227,7 @@ class WrittenQuestions:
 
 
 def write_questions(
-    sections: Sequence[str], file: Path, settings: Settings, *, progress: Callable[[int, int], None] | None = None
+    sections: Sequence[str], file: Path, settings: Settings, *, progress: Progress | None = None
 ) -> WrittenQuestions:
     """Let the language model write questions that each section answers, and add them to a file as they come.
 

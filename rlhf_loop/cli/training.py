@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from rlhf_loop.cli.common import (
     ratings_columns_option,
     read_settings,
 )
+from rlhf_loop.domain import Progress
 from rlhf_loop.utils.extras import require
 
 if TYPE_CHECKING:
@@ -605,12 +606,7 @@ def rank(query: str, candidates: list[Any]) -> list[dict[str, Any]]:
 
 
 def _learning_curve(
-    engine: Engine,
-    settings: Settings,
-    report: TrainingReport,
-    seed: int,
-    path: Path,
-    progress: Callable[[int, int], None] | None,
+    engine: Engine, settings: Settings, report: TrainingReport, seed: int, path: Path, progress: Progress | None
 ) -> list[CurvePoint]:
     from rlhf_loop.domain import ReviewerRole
     from rlhf_loop.encoders import load_encoder

@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Question, Rating
+from rlhf_loop.domain import Progress, Question, Rating
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.cluster import EncoderCluster
 from rlhf_loop.encoders.text_encoder import UnknownTextError
@@ -23,7 +23,6 @@ from rlhf_loop.encoders.vector_cache import VectorCache
 from rlhf_loop.errors import ConfigError, EncoderError, ImportFileError
 from rlhf_loop.exchange.formats.base import FileRow
 from rlhf_loop.exchange.reader import RatingsReader
-from rlhf_loop.exchange.transfer import Progress
 from rlhf_loop.reward import Recipe, recipe_named
 from rlhf_loop.reward.model_file import load
 from rlhf_loop.reward.recipes import JointRecipe, PassagesRecipe

@@ -32,14 +32,13 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import Candidate, Ranking
+from rlhf_loop.domain import Candidate, Progress, Ranking
 from rlhf_loop.encoders import load_encoder
 from rlhf_loop.encoders.runtime import cores
 from rlhf_loop.errors import ImportFileError, ModelFileError, RlhfLoopError
 from rlhf_loop.exchange.candidate_files import (
     SCORED,
     Columns,
-    Progress,
     Staged,
     bad_rows_writer,
     input_files,

@@ -22,6 +22,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from rlhf_loop.domain import Progress
 from rlhf_loop.errors import ImportFileError, ObjectStoreError
 from rlhf_loop.utils import object_store
 from rlhf_loop.utils.extras import require
@@ -57,8 +58,6 @@ _GZIP = b"\x1f\x8b"
 #: Stands for a value of Parquet that cannot be read.
 _NOT_UTF8 = object()
 
-#: Takes how much is done, and how much there is.
-Progress = Callable[[int, int], None]
 #: Takes a file, a line or row in it from 1, and what is wrong with it.
 BadRow = Callable[[str, int, str], None]
 

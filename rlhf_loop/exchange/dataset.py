@@ -26,12 +26,12 @@ import numpy as np
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.config import Settings
+from rlhf_loop.domain import Progress
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange import preferences as export_pairs
 from rlhf_loop.exchange import transfer
 from rlhf_loop.exchange.formats import plain, trl
-from rlhf_loop.exchange.transfer import Progress
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import ANONYMOUS
 from rlhf_loop.training.data import STEPS, is_frozen, prompt_hash, stored_groups

@@ -6,7 +6,7 @@ their answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.domain import Pair, Rating, ReviewerRole, field_values, rating_fields
+from rlhf_loop.domain import Pair, Progress, Rating, ReviewerRole, field_values, rating_fields
 from rlhf_loop.domain import Review as DomainReview
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange import imports, preferences, staging
@@ -100,8 +100,6 @@ def _answer(row: Any, **said: Any) -> Rating:
 
 #: How many invalid rows a report lists; all are counted.
 LISTED_ROWS = 1000
-#: Called with what is done and the whole of it: bytes of the file in an import, rows in an export.
-Progress = Callable[[int, int], None]
 
 _LONGEST_NAME = 200
 _CHUNK = 1000

@@ -16,7 +16,7 @@ from sqlalchemy.orm import aliased
 
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import AlarmKind, Interval, ReviewerRole
+from rlhf_loop.domain import AlarmKind, Interval, Progress, ReviewerRole
 from rlhf_loop.errors import EncoderError
 from rlhf_loop.monitoring.drift import Drift, drift
 from rlhf_loop.registry.schedule import NO_FAULT
@@ -56,7 +56,7 @@ class _Context:
     settings: Settings
     encoder: TextEncoder | None
     now: datetime
-    progress: Callable[[int, int], None] | None
+    progress: Progress | None
 
 
 def check(
@@ -65,7 +65,7 @@ def check(
     *,
     encoder: TextEncoder | None = None,
     now: datetime | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Alarm]:
     """Open and clear alarms by what the database holds; return those that are open now.
 
@@ -139,9 +139,7 @@ def _drift(context: _Context) -> Iterator[_Verdict]:
         yield _Verdict(kind=AlarmKind.DRIFT)
 
 
-def drifted_since(
-    engine: Engine, settings: Settings, *, progress: Callable[[int, int], None] | None = None
-) -> date | None:
+def drifted_since(engine: Engine, settings: Settings, *, progress: Progress | None = None) -> date | None:
     """Return the week since when questions or scores have drifted; None if they have not, or nobody can tell.
 
     For `progress` see `drift`.

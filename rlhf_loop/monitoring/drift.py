@@ -8,7 +8,7 @@ live model gave. A promotion begins both anew.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import takewhile
@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
 from rlhf_loop import registry
-from rlhf_loop.domain import prompt_key
+from rlhf_loop.domain import Progress, prompt_key
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.tables import Interaction
 from rlhf_loop.utils.concurrency import single_threaded_blas
@@ -81,7 +81,7 @@ def drift(
     encoder: TextEncoder | None,
     now: datetime | None = None,
     weeks: int = 26,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Drift:
     """Compare the latest `weeks` in which anything was asked with the reference; without encoder the scores alone.
 
@@ -122,7 +122,7 @@ def _reference(asked: Sequence[Week], trained_at: datetime | None) -> Sequence[W
 
 
 def _question_shifts(
-    shown: Sequence[Week], reference: Sequence[Week], encoder: TextEncoder, progress: Callable[[int, int], None] | None
+    shown: Sequence[Week], reference: Sequence[Week], encoder: TextEncoder, progress: Progress | None
 ) -> dict[date, Shift]:
     of_each, done = _REFERENCE // len(reference), 0
     first = [week.questions[:of_each] for week in reference]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from sqlalchemy.engine import Engine
 
-from rlhf_loop.domain import GOOD_RATING, AlarmKind
+from rlhf_loop.domain import GOOD_RATING, AlarmKind, Progress
 from rlhf_loop.errors import ImportFileError
 from rlhf_loop.exchange.formats.messages import answer_text, prompt_text
 from rlhf_loop.exchange.preferences import RatedAnswer, labelled
@@ -135,12 +135,7 @@ class PolicyDrift:
 
 
 def gaming_report(
-    engine: Engine,
-    ranker: Ranker,
-    *,
-    questions: int = QUESTIONS,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    engine: Engine, ranker: Ranker, *, questions: int = QUESTIONS, seed: int = 0, progress: Progress | None = None
 ) -> GamingReport:
     """Change rated answers, and say what that does to their scores by the live model.
 
@@ -193,7 +188,7 @@ def policy_drift(
     encoder: TextEncoder | None = None,
     ranker: Ranker | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> PolicyDrift:
     """Compare the answers of a policy, pairs of question and answer, with rated ones; raise or clear the alarm.
 

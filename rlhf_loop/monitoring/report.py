@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -14,7 +13,7 @@ from sqlalchemy.engine import Engine
 
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import AlarmKind, RunRecord
+from rlhf_loop.domain import AlarmKind, Progress, RunRecord
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.monitoring import figures
 from rlhf_loop.monitoring.charts import draw
@@ -105,7 +104,7 @@ def report(
     *,
     encoder: TextEncoder | None = None,
     now: datetime | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """Return the report as HTML: what `/dashboard` shows, without network and without scripts."""
     require("jinja2", "serve")

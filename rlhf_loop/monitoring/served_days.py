@@ -16,8 +16,9 @@ from typing import Any
 from sqlalchemy import Dialect, Select, case, func, select
 from sqlalchemy.engine import Connection, Engine
 
+from rlhf_loop.domain import Progress
 from rlhf_loop.store.engine import reading, transaction, upsert
-from rlhf_loop.store.rankings import Progress, Stored, purge, purge_served
+from rlhf_loop.store.rankings import Stored, purge, purge_served
 from rlhf_loop.store.tables import Interaction, ServedDay, ServedQuestion
 
 _DAY = timedelta(days=1)

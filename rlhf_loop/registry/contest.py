@@ -11,11 +11,12 @@ import numpy as np
 from sqlalchemy.engine import Engine
 
 from rlhf_loop.config import Settings
+from rlhf_loop.domain import Progress
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.runtime import resident_megabytes
 from rlhf_loop.registry.versions import Version, find, fitted_questions, load
 from rlhf_loop.training.comparison import Comparison, Comparisons, compare, predict
-from rlhf_loop.training.data import Progress, TrainingSet, training_set
+from rlhf_loop.training.data import TrainingSet, training_set
 from rlhf_loop.training.train import TrainingResult, train
 from rlhf_loop.utils.concurrency import spared_ctrl_c
 from rlhf_loop.utils.text import html_table

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from rlhf_loop import registry
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import MIN_SAMPLES, ModelState, RunRecord
+from rlhf_loop.domain import MIN_SAMPLES, ModelState, Progress, RunRecord
 from rlhf_loop.encoders import TextEncoder, load_encoder
 from rlhf_loop.encoders.runtime import same_model
 from rlhf_loop.errors import ConfigError, ModelFileError
@@ -27,7 +27,7 @@ from rlhf_loop.registry.gate import Judgement, LiveModel, judge
 from rlhf_loop.registry.runs import begin_run, end_run, plain, training_lock
 from rlhf_loop.registry.schedule import last_review
 from rlhf_loop.reward import RECIPES, TransformerRecipe
-from rlhf_loop.training.data import Progress, frozen_share, judged_answers, training_set
+from rlhf_loop.training.data import frozen_share, judged_answers, training_set
 from rlhf_loop.training.fit import MOST_ANSWERS
 from rlhf_loop.training.learning_curve import TARGET
 from rlhf_loop.training.pairs import training_pairs

@@ -15,14 +15,12 @@ from sqlalchemy import ColumnElement, Select, UpdateBase, delete, exists, func, 
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import aliased
 
-from rlhf_loop.domain import ANSWERS, RANKED, prompt_key
+from rlhf_loop.domain import ANSWERS, RANKED, Progress, prompt_key
 from rlhf_loop.store import audit, idempotency
 from rlhf_loop.store.engine import reading, transaction, upsert
 from rlhf_loop.store.tables import Draft, Interaction, Preference, Review, ServedQuestion, UsedPassage
 from rlhf_loop.utils.sqlite import in_parts
 
-#: Called with how much is deleted, and all that is to be.
-Progress = Callable[[int, int], None]
 #: Rankings and answers that are deleted in one transaction, for which others wait.
 _GROUPS_AT_ONCE, _ANSWERS_AT_ONCE = 50, 900
 #: Records of serving that are changed or deleted in one.

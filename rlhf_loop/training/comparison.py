@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.domain import Interval
+from rlhf_loop.domain import Interval, Progress
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training import metrics
@@ -151,12 +151,7 @@ def by_chance_within(of: Predictions) -> float:
 
 
 def predict(
-    model: RewardModel,
-    data: TrainingSet,
-    rows: Mask,
-    encoder: TextEncoder,
-    *,
-    progress: Callable[[int, int], None] | None = None,
+    model: RewardModel, data: TrainingSet, rows: Mask, encoder: TextEncoder, *, progress: Progress | None = None
 ) -> Floats:
     """Return what the model says of those rated answers, among all candidates of their questions; nan for the others
     and for those whose texts are gone. `progress` gets how many candidates are done, and how many there are.

@@ -6,7 +6,7 @@ It comes from the ratings database, or from examples that are in memory anyway.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sqlalchemy import func, null, or_, select, union_all
 from sqlalchemy.engine import Connection, Engine
 
-from rlhf_loop.domain import GOOD_RATING, Example, Question, ReviewerRole, prompt_key
+from rlhf_loop.domain import GOOD_RATING, Example, Progress, Question, ReviewerRole, prompt_key
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.store.engine import reading
 from rlhf_loop.store.interactions import group_name, judge_labels
@@ -57,8 +57,6 @@ ASKED = np.dtype([(name, np.int64) for name in ("id", "prompt", "document")])
 STEPS = ((0, 0.10), (100, 0.15), (500, 0.20))
 #: Candidates of a chunk, unless a single question has more: enough that batches are full, a few megabytes of text.
 _CHUNK = 1024
-#: Called with how many questions, candidates or pairs are read, and how many there are.
-Progress = Callable[[int, int], None]
 _OF_RATED = ("row", "question", "prompt", "rating", "rank", "weight", "expert")
 _STREAMED = {"yield_per": 1000}
 

@@ -12,7 +12,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.domain import Question
+from rlhf_loop.domain import Progress, Question
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.reward import Recipe, RewardClassifier, prior, recipe_named
@@ -25,7 +25,7 @@ from rlhf_loop.reward.recipes import (
     joint_texts,
     pointwise_columns,
 )
-from rlhf_loop.training.data import Chunk, JudgedAnswer, Progress, TrainingSet, prompt_hash
+from rlhf_loop.training.data import Chunk, JudgedAnswer, TrainingSet, prompt_hash
 from rlhf_loop.training.pairs import PairSet
 from rlhf_loop.training.relevance import Negatives
 from rlhf_loop.training.transformer import RatedCandidates, Reading, Tuning, tuned_scores

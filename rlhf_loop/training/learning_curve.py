@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.domain import Example, Interval
+from rlhf_loop.domain import Example, Interval, Progress
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.reward import Recipe, prior
 from rlhf_loop.reward.splitting import folds
 from rlhf_loop.training import metrics
-from rlhf_loop.training.data import Progress, TrainingSet, assemble
+from rlhf_loop.training.data import TrainingSet, assemble
 from rlhf_loop.training.evaluation import evaluate
 from rlhf_loop.training.fit import read_features, rows_for
 from rlhf_loop.utils.arrays import Floats, Ints, Mask

@@ -10,7 +10,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.domain import MIN_SAMPLES, Example, Interval, Pair, ReviewerRole
+from rlhf_loop.domain import MIN_SAMPLES, Example, Interval, Pair, Progress, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.encoders.tuned import TunedLayers
 from rlhf_loop.errors import NotEnoughDataError
@@ -18,7 +18,7 @@ from rlhf_loop.reward import RECIPES, Recipe, RewardModel, TransformerRecipe, re
 from rlhf_loop.reward.recipes import JointRecipe, is_crossed, pointwise_columns
 from rlhf_loop.reward.splitting import holdout
 from rlhf_loop.training.comparison import CHANCE, auc_beside, by_chance
-from rlhf_loop.training.data import Progress, TrainingSet, assemble, is_frozen, linked_by_documents, prompt_hash
+from rlhf_loop.training.data import TrainingSet, assemble, is_frozen, linked_by_documents, prompt_hash
 from rlhf_loop.training.evaluation import Evaluation, Predictions, coverage, evaluate, pair_accuracy
 from rlhf_loop.training.fit import (
     FittedRecipe,

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_loop.domain import Question
+from rlhf_loop.domain import Progress, Question
 from rlhf_loop.encoders import TextEncoder
 from rlhf_loop.encoders.runtime import Vectors, abilities, cores
 from rlhf_loop.encoders.tokenizer import by_length
@@ -36,8 +36,6 @@ from rlhf_loop.utils.files import whole_file
 
 logger = logging.getLogger(__name__)
 Tokens = NDArray[np.int32]
-#: Called with the number of steps that are done, and that of all.
-Progress = Callable[[int, int], None]
 #: Layers that are tuned, the last ones.
 LAYERS = 3
 #: Tokens that are read of a question, without markers; the passages of an answer that are scored.

@@ -17,6 +17,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from time import perf_counter
 
+from rlhf_loop.domain import Progress
 from rlhf_loop.encoders import TextEncoder, Vectors
 from rlhf_loop.encoders.cluster import EncoderCluster
 from rlhf_loop.errors import DocumentError, VectorStoreError
@@ -40,9 +41,6 @@ _PART = 128
 _OPTIMIZE_EVERY = 50_000
 #: Files that a machine of a cluster reads at a time.
 _FILES = 8
-
-#: Called with the characters that are done, and all of them; inside a document with those that are embedded.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

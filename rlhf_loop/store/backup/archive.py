@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 from zipfile import BadZipFile, ZipFile
 
 from rlhf_loop.config import Settings
+from rlhf_loop.domain import Progress
 from rlhf_loop.errors import BackupError
 from rlhf_loop.store.engine import head, revisions
 from rlhf_loop.utils.text import counted
@@ -34,7 +35,6 @@ from rlhf_loop.utils.translation import Message
 if TYPE_CHECKING:
     from rlhf_loop.utils.object_store import Place
 
-Progress = Callable[[int, int], None]
 #: The first format knew neither refused entries nor the index, and was made of what could be read or not at all.
 FORMAT, FIRST = 2, 1
 _ADDED = frozenset({"refused", "machine", "lacking", "index"})

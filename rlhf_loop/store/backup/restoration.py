@@ -20,6 +20,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DataError, IntegrityError
 
 from rlhf_loop.config import Settings
+from rlhf_loop.domain import Progress
 from rlhf_loop.errors import BackupError, ObjectStoreError
 from rlhf_loop.store import audit
 from rlhf_loop.store.backup.archive import (
@@ -36,7 +37,6 @@ from rlhf_loop.store.backup.archive import (
     Bar,
     Index,
     Member,
-    Progress,
     TableRows,
     models_store,
     name_of,

@@ -23,7 +23,7 @@ from sqlalchemy import JSON, Table, func, inspect, literal, select
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_loop.config import Settings
-from rlhf_loop.domain import ModelState
+from rlhf_loop.domain import ModelState, Progress
 from rlhf_loop.errors import (
     BackupError,
     BackupRunningError,
@@ -50,7 +50,6 @@ from rlhf_loop.store.backup.archive import (
     Bar,
     Index,
     Member,
-    Progress,
     TableRows,
     look,
     models_store,
