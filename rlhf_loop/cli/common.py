@@ -41,10 +41,19 @@ _CTRL_C, _HUNG_UP, _TERMINATED = 130, 129, 143
 #: What is said to be kept, see `stoppable`.
 GOES_ON = "What is done is kept; the same command goes on from there."
 UNCHANGED = "Nothing was changed."
+#: The signals that have stopped a command of this process.
+_STOPS: set[int] = set()
 #: How often progress is told where there is no terminal, and the latest seconds that the speed of a bar goes by.
 _TELL_S, _SPEED_S = 10, 600
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, for other programs.")
+
+
+@atexit.register
+def _ignore_stops() -> None:
+    """Ignore a second stop at the very end, by which Python itself would be ended: after what others do at an exit."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class FilePath(click.Path):
@@ -132,9 +141,7 @@ class Commands(click.Group):
             if number == signal.SIGINT:
                 self._hasten()
             return
-        if not self.stopped:
-            # At the very end Python itself would be ended by a second one.
-            atexit.register(signal.signal, number, signal.SIG_IGN)
+        _STOPS.add(number)
         self.stopped, self._dropped = number, False
         if number == signal.SIGINT:
             raise KeyboardInterrupt

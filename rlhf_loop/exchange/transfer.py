@@ -401,7 +401,7 @@ def export_ratings(
     A file of one's own (csv, jsonl, parquet) holds every review with its answer, and each unreviewed answer once,
     ordered by interaction and review; argilla and langfuse hold each answer once, with its reviews. trl-preference
     holds pairs of answers by what experts preferred, corrected and rated, trl-unpaired each answer that experts rated.
-    The file replaces an older one only when it is whole.
+    The file replaces an older one only when it is whole. `progress` gets rows.
 
     Raises:
         ImportFileError: the file cannot be written.

@@ -247,6 +247,7 @@ def state(home: Path) -> dict[str, object]:
 
 
 _LINGERS = """
+import atexit
 import sys
 import time
 from pathlib import Path
@@ -257,39 +258,53 @@ commands = Commands()
 
 @commands.command()
 def work():
+    if sys.argv[2] == "exit":
+        atexit.register(tidy)
     with progress_bar("Working", kept="All of it."):
         try:
             print("began", flush=True)
             while True:
                 time.sleep(0.01)
         finally:
-            print("tidying", flush=True)
-            while not Path(sys.argv[1]).exists():
-                time.sleep(0.01)
-            print("tidied", flush=True)
+            if sys.argv[2] == "block":
+                tidy()
 
-commands(["work"])
+def tidy():
+    print("tidying", flush=True)
+    while not Path(sys.argv[1]).exists():
+        time.sleep(0.01)
+    print("tidied", flush=True)
+
+try:
+    commands(["work"])
+finally:
+    atexit._run_exitfuncs()
 """
 
 
-@pytest.fixture
-def lingering(tmp_path: Path) -> Iterator[Terminal]:
-    """A command that has much to put in order after a stop."""
-    terminal = Terminal(lambda screen: program(_LINGERS, tmp_path / "go", folder=tmp_path, log=screen))
+@pytest.fixture(params=["block", "exit"])
+def lingering(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Terminal]:
+    """A command that has much to put in order after a stop, at the end of its work, or at that of its process."""
+    arguments = (tmp_path / "go", request.param)
+    terminal = Terminal(lambda screen: program(_LINGERS, *arguments, folder=tmp_path, log=screen))
     terminal.press_ctrl_c()
     until(lambda: "tidying" in terminal.shown)
     yield terminal
     terminal.close()
 
 
-def test_a_second_ctrl_c_cuts_nothing_off(lingering: Terminal, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_cuts_nothing_off(lingering: Terminal, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """What the first one has to put in order is put in order, and it is said that this goes on."""
     lingering.press_ctrl_c()
     until(lambda: "Stopping: " in lingering.shown)
     (tmp_path / "go").touch()
     assert lingering.wait() == 130
     shown = lingering.shown
-    assert shown.index("Stopping: ") < shown.index("tidied") < shown.index("Stopped. All of it.")
+    order = ["tidied", "Stopped. All of it."]
+    if request.node.callspec.params["lingering"] == "exit":
+        order.reverse()
+    assert shown.index("Stopping: ") < shown.index("tidied")
+    assert shown.index(order[0]) < shown.index(order[1])
     assert "Traceback" not in shown
 
 
