@@ -397,10 +397,11 @@ def _index(
 
 
 def _memory(runs: _Runs, count: int) -> None:
-    for rows in (count // 10, count):
-        source = runs.folder / f"memory-{rows}.parquet"
+    sources = {rows: runs.folder / f"memory-{rows}.parquet" for rows in (count // 10, count)}
+    for rows, source in sources.items():
         write_candidates(source, rows, seed=3)
-        for engine in ("local", "ray"):
+    for engine in ("local", "ray"):
+        for rows, source in sources.items():
             folder = runs.folder / f"memory-{engine}-{rows}"
             folder.mkdir()
             put_model(_settings(folder))
