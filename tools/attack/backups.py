@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import tempfile
 import threading
@@ -55,7 +56,7 @@ def _fill(product: Product) -> None:
 
 def _under_load(name: str, product: Product, url: str) -> Finding:
     """Back up while clients write; elsewhere there is what was acknowledged before, and the model ranks the same."""
-    acknowledged: list[tuple[float, str]] = []
+    acknowledged: list[tuple[float, float, str]] = []
     stop = threading.Event()
     with product.served() as server:
         clients = [
@@ -73,18 +74,20 @@ def _under_load(name: str, product: Product, url: str) -> Finding:
             began = time.monotonic()
             ran = _run(product, "backup", "--index", "loaded.zip")
             took += time.monotonic() - began
-        during = sum(at >= time.monotonic() - took for at, _ in acknowledged)
+        waits = sorted(waited for at, waited, _ in acknowledged if at >= time.monotonic() - took) or [math.inf]
         stop.set()
         for client in clients:
             client.join()
     there = _elsewhere(product, url)
     restored = _run(there, "restore", str(product.folder / "loaded.zip"))
     found, broken = _state(there)
-    before = {who for at, who in acknowledged if at < began}
+    before = {who for at, _, who in acknowledged if at < began}
     lost = len(before - found)
     same = _scores(product) == _scores(there)
     said = (
-        f"{during / took:.0f} acknowledged a second during {took:.0f} s of backups, {quiet / _QUIET_S:.0f} before; "
+        f"{len(waits) / took:.0f} acknowledged a second during {took:.0f} s of backups (p50 "
+        f"{1e3 * waits[len(waits) // 2]:.0f} ms, p99 {1e3 * waits[len(waits) * 99 // 100]:.0f} ms), "
+        f"{quiet / _QUIET_S:.0f} before; "
         f"{len(before):,} before the last began, "
         f"{lost} of them lost; {broken} broken references; the model ranks "
         f"{'the same' if same else 'otherwise'}; exit codes {ran.code} and {restored.code}"
@@ -95,17 +98,21 @@ def _under_load(name: str, product: Product, url: str) -> Finding:
 
 
 def _write(
-    product: Product, server: Running, number: int, done: list[tuple[float, str]], stop: threading.Event
+    product: Product, server: Running, number: int, done: list[tuple[float, float, str]], stop: threading.Event
 ) -> None:
+    """Send one write after the other at its time; what was due while one was held up is sent as soon as that is done.
+
+    `done` gets when each was acknowledged, and how long after it was due: also those wait that could not be sent yet.
+    """
     headers = {"Authorization": f"Bearer {product.token}", "Content-Type": "application/json"}
-    at, turn = time.monotonic(), 0
-    while not stop.wait(max(0.0, at - time.monotonic())):
-        # Never more than one waits: a client that was held up does not hurry afterwards.
-        at, turn = max(at + _WRITERS / _A_SECOND, time.monotonic()), turn + 1
+    due, turn = time.monotonic() + number / _A_SECOND, 0
+    while not stop.wait(max(0.0, due - time.monotonic())):
+        turn += 1
         who = f"loaded-{number}-{turn}"
         body = json.dumps({"prompt": "Why?", "response": "Because.", "rating": 3, "reviewer": who}).encode()
         if server.request("POST", "/v1/feedback", body, headers=headers)[0] in (200, 201):
-            done.append((time.monotonic(), who))
+            done.append((time.monotonic(), time.monotonic() - due, who))
+        due += _WRITERS / _A_SECOND
 
 
 def _killed_backups(product: Product, dice: random.Random) -> Finding:
