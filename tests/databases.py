@@ -28,7 +28,10 @@ def _migrated_file() -> bytes:
 def sqlite_database(file: Path) -> str:
     """Write a SQLite database with our tables and no rows, unless the file is there; return its URL."""
     if not file.exists():
-        file.write_bytes(_migrated_file())
+        # Whole at once: somebody may wait for it.
+        draft = file.with_name(f"{file.name}.draft")
+        draft.write_bytes(_migrated_file())
+        draft.replace(file)
     return f"sqlite:///{file}"
 
 

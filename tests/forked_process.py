@@ -7,6 +7,7 @@ import atexit
 import importlib
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -74,6 +75,17 @@ class ForkedProcess:
         """Kill it and its whole group."""
         os.killpg(self.pid, signal.SIGKILL)
         self.process.join()
+
+    def has_stopped(self) -> bool:
+        """Return whether it has stopped itself, where the system tells that; it says so a moment before."""
+        state = Path(f"/proc/{self.pid}/stat")
+        return not state.exists() or state.read_text().rpartition(") ")[2].startswith("T")
+
+    def has_pending(self, number: signal.Signals) -> bool:
+        """Return whether a signal has come to it that it has not heard yet, where the system tells that."""
+        status = Path(f"/proc/{self.pid}/status")
+        pending = re.findall(r"^(?:Sig|Shd)Pnd:\s*(\w+)$", status.read_text(), re.MULTILINE) if status.exists() else []
+        return not pending or any(int(each, 16) & (1 << (number - 1)) for each in pending)
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""

@@ -83,15 +83,15 @@ class IdentityProvider:
 
     def person(self, subject: str, **claims: Any) -> None:
         """Have an account, or change its claims."""
-        httpx2.put(f"{self.issuer}/users/{subject}", json=claims).raise_for_status()
+        httpx2.put(f"{self.issuer}/users/{subject}", json=claims, timeout=PATIENCE_S).raise_for_status()
 
     def revoke(self, subject: str) -> None:
         """Take back all that was given for an account."""
-        httpx2.post(f"{self.issuer}/users/{subject}/revoke-tokens").raise_for_status()
+        httpx2.post(f"{self.issuer}/users/{subject}/revoke-tokens", timeout=PATIENCE_S).raise_for_status()
 
     def signed_in(self, address: str, subject: str) -> str:
         """Sign in at the address to which the service led, and return that to which the provider leads back."""
-        answer = httpx2.post(address, data={"sub": subject})
+        answer = httpx2.post(address, data={"sub": subject}, timeout=PATIENCE_S)
         assert answer.status_code == 302, answer.text
         return str(answer.headers["Location"])
 

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 from patience import PATIENCE_S
+
+from rlhf_loop.answering import best_of
 
 
 class Endpoint:
@@ -53,6 +56,12 @@ class Endpoint:
         self.released.set()
         self._server.shutdown()
         self._server.server_close()
+
+
+@pytest.fixture
+def patient_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine, no draft is late that comes at all."""
+    monkeypatch.setattr(best_of, "_AT_LEAST_S", PATIENCE_S)
 
 
 def completion(text: str | None, *, reason: str = "stop") -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from functools import cache
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from own_port import own_port
 
 #: What makes pyarrow, and any tool of Amazon's, take requests there.
 _KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -19,8 +19,7 @@ class S3Server:
     """A server that can be stopped and started again on its port."""
 
     def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = own_port()
         self._server: Any = None
         self.environment = {**_KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}", "AWS_REGION": "us-east-1"}
 

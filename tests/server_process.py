@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import forked_process
@@ -24,6 +25,7 @@ from rlhf_loop.web.server.server import GRACE_S
 SOURCE = """
 import time
 from pathlib import Path
+from types import MappingProxyType
 from rlhf_loop.domain import Passage
 
 class Mine:
@@ -104,6 +106,7 @@ def environ(tmp_path: Path, encoder_cache: Path, model_folder: Path) -> dict[str
         "RLHF_ENCODER_THREADS": "1",
         "RLHF_ENCODER_PATH": str(model_folder),
         "RLHF_SOURCES": "my_source:source",
+        "RLHF_SOURCE_DEADLINE_S": str(PATIENCE_S),
     }
 
 
@@ -112,17 +115,23 @@ def start(tmp_path: Path, environ: dict[str, str]) -> Iterator[Callable[..., Ser
     started: list[Server] = []
 
     def start(
-        *options: str, reading_s: float = 3600, most: int = 4096, grace_s: float = GRACE_S, **changes: str
+        *options: str,
+        reading_s: float = 3600,
+        most: int = 4096,
+        grace_s: float = GRACE_S,
+        values: Mapping[str, float] = MappingProxyType({}),
+        **changes: str,
     ) -> Server:
         package = "rlhf_loop.web.server"
-        values = {
+        more = {
             f"{package}.gunicorn_worker:READING_S": reading_s,
             f"{package}.gunicorn_worker:MOST_CONNECTIONS": most,
             f"{package}.gunicorn_worker:LEAVING_S": PATIENCE_S,
             f"{package}.server:LEAVING_S": PATIENCE_S,
             f"{package}.server:GRACE_S": grace_s,
+            **values,
         }
-        started.append(Server(tmp_path, {**environ, **changes}, *options, values=values))
+        started.append(Server(tmp_path, {**environ, **changes}, *options, values=more))
         return started[-1]
 
     yield start

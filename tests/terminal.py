@@ -41,17 +41,17 @@ class Terminal:
         return _CONTROLS.sub("", self._shown.decode(errors="replace")).replace("\r", "\n")
 
     def wait_for_stop(self) -> None:
-        """Wait until it has stopped itself, where the system tells: it says so a moment before."""
-        status = Path(f"/proc/{self.process.pid}/stat")
-        if status.exists():
-            until(lambda: status.read_text().rpartition(") ")[2].startswith("T"))
+        """Wait until it has stopped itself."""
+        until(self.process.has_stopped)
 
     def press_ctrl_c(self) -> None:
         """Press it: the terminal sends SIGINT to the whole group."""
         os.write(self._keyboard, b"\x03")
 
-    def go_on(self) -> None:
-        """Let it go on from where it has stopped."""
+    def go_on_with_ctrl_c(self) -> None:
+        """Press it while the process has stopped, and let that go on, to which the signal has come by then."""
+        self.press_ctrl_c()
+        until(lambda: self.process.has_pending(signal.SIGINT))
         self.process.send(signal.SIGCONT)
 
     def wait(self) -> int:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.util
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from examined import faults
+from own_port import own_port
 
 from rlhf_loop.cli.doctor.finding import with_failures
 from rlhf_loop.cli.doctor.machine import (
@@ -270,9 +270,7 @@ def test_an_identity_provider_needs_its_extra(extra: str, monkeypatch: pytest.Mo
 
 def test_an_identity_provider_that_is_away() -> None:
     """How people sign in is told, and that the provider does not answer."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = own_port()
     settings = Settings(oidc_issuer=f"http://127.0.0.1:{port}", oidc_client_id="rlhf")
     ways, away = sign_in(settings)
     assert ways.text == f"people sign in with a password and with http://127.0.0.1:{port} (RLHF_OIDC_ISSUER)"

@@ -209,8 +209,7 @@ def test_ctrl_c_in_the_middle(name: str, home: Path, at_terminal: At) -> None:
     until(lambda: "\nthere\n" in stopped.shown or stopped.process.ended())
     assert not stopped.process.ended(), stopped.shown
     stopped.wait_for_stop()
-    stopped.press_ctrl_c()
-    stopped.go_on()
+    stopped.go_on_with_ctrl_c()
     assert (stopped.wait(), "Traceback" in stopped.shown) == (130, False), stopped.shown
     (said,) = [line for line in stopped.shown.splitlines() if line.startswith("Stopped. ")]
     assert stop.said in said

@@ -27,6 +27,12 @@ SECRET = "/services/T000/s3cret-word?token=also-s3cret"
 TAKEN = page("ok")
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine, a site that answers answers in time."""
+    monkeypatch.setattr(webhook, "TIMEOUT_S", PATIENCE_S)
+
+
 def hook(url: str) -> Settings:
     return Settings(alarm_webhook=url.replace("/api", SECRET))
 
@@ -148,7 +154,6 @@ def test_a_webhook_that_hangs(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It costs one timeout and not one for each alarm, and all of them are sent the next time."""
-    monkeypatch.setattr(webhook, "TIMEOUT_S", 1.0)
     raised(engine, "a", "b")
     over = threading.Event()
 
@@ -158,18 +163,22 @@ def test_a_webhook_that_hangs(
         yield b"\r\n"
 
     with site(lambda _: hangs()) as there:
-        assert deliver(engine, hook(there.url)) == 0
+        # A machine may be so busy that the time is up before anything was sent.
+        for timeout_s in (1.0, 10.0, 100.0):
+            monkeypatch.setattr(webhook, "TIMEOUT_S", timeout_s)
+            assert deliver(engine, hook(there.url)) == 0
+            if there.seen:
+                break
         over.set()
     assert told(there.seen) == [("raised", "a")]
     assert marks(engine) == [(False, False, False)] * 2
-    assert "at 127.0.0.1 cannot be reached (no answer within 1 s)" in caplog.text
+    assert f"at 127.0.0.1 cannot be reached (no answer within {timeout_s:g} s)" in caplog.text
     with site(TAKEN) as there:
         assert deliver(engine, hook(there.url)) == 2
 
 
-def test_a_body_that_never_ends_does_not_matter(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_never_ends_does_not_matter(engine: Engine) -> None:
     """The status says all; the rest is not read."""
-    monkeypatch.setattr(webhook, "TIMEOUT_S", 20.0)
     raised(engine, "a")
     with site(lambda _: chain([b"HTTP/1.1 204 So\r\n\r\n"], repeat(b"x" * 1000))) as there:
         assert deliver(engine, hook(there.url)) == 1

@@ -20,6 +20,7 @@ from patience import PATIENCE_S, until
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind, Rating
 from rlhf_loop.errors import ConfigError, DatabaseError
+from rlhf_loop.monitoring import webhook
 from rlhf_loop.monitoring import worker as module
 from rlhf_loop.monitoring.crontab import Schedule
 from rlhf_loop.monitoring.worker import Worker
@@ -237,8 +238,9 @@ def test_killed_runs_are_marked(settings: Settings) -> None:
     engine.dispose()
 
 
-def test_alarms_are_told(settings: Settings) -> None:
+def test_alarms_are_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """An open alarm is looked at and told to the webhook, once."""
+    monkeypatch.setattr(webhook, "TIMEOUT_S", PATIENCE_S)
     engine = open_database(settings.database_url)
     raise_alarm(engine, AlarmKind.MODEL_FILE, "It is damaged.")
     with site(lambda request: page("")) as there:
@@ -331,7 +333,7 @@ def test_what_was_missed_is_done_late(settings: Settings, monkeypatch: pytest.Mo
     code = "import sys; open(sys.argv[1], 'a').write('trained ')"
     worker = Worker(settings, retrain=python(code, tmp_path / "done"))
     thread = running(worker)
-    until((tmp_path / "done").exists)
+    until(lambda: (tmp_path / "done").exists() and (tmp_path / "done").read_text())
     worker.stop()
     thread.join(timeout=PATIENCE_S)
     assert not thread.is_alive()

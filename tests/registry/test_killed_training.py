@@ -127,7 +127,6 @@ def test_killed_at_any_instant(trainings: Trainings) -> None:
     kills = 10 if trainings.engine.dialect.name == "sqlite" else 3
     chance = random.Random(20260524)
     seconds = trainings.complete()
-    failed = 0
     while kills:
         before, known = trainings.sha256(), len(runs(trainings.engine, limit=MANY))
         training = trainings.start()
@@ -139,12 +138,15 @@ def test_killed_at_any_instant(trainings: Trainings) -> None:
         kills -= 1
         run = trainings.check(before, known)
         if run is not None and run.status == "failed":
-            failed += 1
             assert run.finished_at is not None
             assert run.error is not None
             assert run.error.startswith("The process ended without a word")
-    assert failed
-    before = trainings.sha256()
+    before, known = trainings.sha256(), len(runs(trainings.engine, limit=MANY))
+    certain = trainings.start(step="rlhf_loop.registry.training_run:train:1:SIGKILL")
+    assert certain.wait(PATIENCE_S) == -signal.SIGKILL, certain.said()
+    run = trainings.check(before, known)
+    assert run is not None
+    assert (run.status, trainings.sha256()) == ("failed", before)
     trainings.complete()
     assert trainings.sha256() != before
     assert runs(trainings.engine)[0].status == "succeeded"
@@ -168,7 +170,7 @@ def test_killed_where_it_matters(trainings: Trainings) -> None:
 def test_two_at_once(trainings: Trainings) -> None:
     """While one runs, another one says since when, ends with an exit code of its own, and leaves no trace."""
     first = trainings.start(step="rlhf_loop.registry.training_run:_live_model:1:SIGSTOP")
-    until(lambda: "there" in first.said())
+    until(lambda: "there" in first.said() and first.has_stopped())
     (running, *others) = runs(trainings.engine)
     assert running.status == "running"
     second = trainings.start("retrain")

@@ -34,8 +34,12 @@ def get(asked: HttpClient | Site, *, budget_s: float = 10.0, **params: str) -> b
     return asked.get(params, budget_s=budget_s, media_types=("text/plain",))
 
 
+#: One for all: two looks at the clock may fall into two seconds.
+NOW = datetime.now(UTC)
+
+
 def date(seconds: float) -> str:
-    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+    return format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
 
 
 def test_a_page_is_fetched() -> None:
@@ -195,8 +199,12 @@ SLOW = {
 def test_the_budget_is_for_the_whole(how: str) -> None:
     """However a site dawdles, each read being quick, it is hung up on; were it not, each would answer in the end."""
     with site(lambda _: SLOW[how]()) as there:
-        with pytest.raises(SourceError, match=r"did not answer within 0\.3 s.* RLHF_SOURCE_DEADLINE_S"):
-            get(there, budget_s=0.3)
+        # A machine may be so busy that the time is up before anything was asked.
+        for budget_s in (0.3, 3.0, 30.0):
+            with pytest.raises(SourceError, match=rf"did not answer within {budget_s:g} s.* RLHF_SOURCE_DEADLINE_S"):
+                get(there, budget_s=budget_s)
+            if there.seen:
+                break
         assert there.hung_up.wait(PATIENCE_S)
 
 

@@ -501,6 +501,8 @@ def ranking(name: str, *texts: str) -> RecordedRanking:
 
 def test_a_ranking_comes_as_a_served_question(recorder: Recorder, database_url: str) -> None:
     """Its documents are interactions of one group, named by their index; the door and the caller stand by."""
+    # No thread: what waits is stored when it is said, and nothing holds that up.
+    recorder._replaying = os.getpid()
     assert recorder.record_ranking(ranking("r", "Hold your breath.", "Sugar."))
     recorder.settle("r")
     assert recorder._rankings.count() == (0, 0)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from llm_endpoint import Endpoint, completion
+from llm_endpoint import patient_drafts as patient_drafts
 from rerank_apps import BAD, FAIR, GOOD, QUERY, RankingService, app_with, post, ranker_in
 from sqlalchemy import Engine
 from test_openapi import checker, document
@@ -24,6 +25,8 @@ from rlhf_loop.ranking import rerank_candidates
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.training.train import TrainingReport
 from rlhf_loop.web import create_app
+
+pytestmark = pytest.mark.usefixtures("patient_drafts")
 
 PATH = "/v1/chat/completions"
 #: By seed, so that the order in which drafts are asked for is known.

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from desk_browser import Desk, Open, desk_in_chromium, pages
 from figure_fakes import ALL, CHINESE, SOURCES
+from patience import PATIENCE_S
 from playwright.sync_api import Browser, Route, expect
-from test_browser import CONTRASTS, no_sideways_scroll, patient
+from test_browser import CONTRASTS, complaint, no_sideways_scroll, patient
 
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import AlarmKind
@@ -18,6 +19,7 @@ from rlhf_loop.monitoring import figures
 from rlhf_loop.monitoring.figures.figure import figure_csv
 from rlhf_loop.monitoring.report import report
 from rlhf_loop.store.alarms import raise_alarm
+from rlhf_loop.web.pages import dashboard
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 3}
 SHOWN = [figure for figure in ALL if figure.rows]
@@ -26,6 +28,7 @@ SHOWN = [figure for figure in ALL if figure.rows]
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, Browser]]:
     with pytest.MonkeyPatch.context() as patch, desk_in_chromium(tmp_path_factory.mktemp("desk")) as both:
+        patch.setattr(dashboard, "_PATIENCE_S", PATIENCE_S)
         patch.setattr(figures, "FIGURES", {figure.name: lambda view, found=figure: found for figure in ALL})
         raise_alarm(both[0].engine, AlarmKind.QUEUE, f"412 answers wait, {'W' * 200}. See /review.", subject=CHINESE)
         yield both
@@ -163,7 +166,7 @@ def test_the_report_is_complete(chromium: tuple[Desk, Browser], tmp_path: Path, 
     asked: list[str] = []
     complaints: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: complaints.append(message.text))
+    page.on("console", lambda message: complaints.append(complaint(message)) if complaint(message) else None)
     page.goto(file.as_uri())
     assert len(page.evaluate(CHARTS)) == len(SHOWN)
     assert no_sideways_scroll(page)

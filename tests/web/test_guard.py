@@ -364,7 +364,7 @@ def test_a_database_that_is_only_locked_is_asked_again(place: Place, monkeypatch
 
 def test_requests_are_limited(make: Callable[..., Place]) -> None:
     """By token, by user, and else by address; health checks are free, and a wrong token is its address."""
-    place = make(rate_limit="3 per day")
+    place = make(rate_limit="3 per year")
     new = tokens.add(place.engine, "x", user="bot", scopes=[tokens.READ], actor="test")
     nobody, rita = place.client(), place.client("rita")  # signing in was a request of the address
     assert [nobody.get("/data").status_code for _ in range(3)] == [200, 200, 429]
@@ -373,7 +373,7 @@ def test_requests_are_limited(make: Callable[..., Place]) -> None:
     assert [place.bearing(new.secret).status_code for _ in range(4)] == [200, 200, 200, 429]
     refused = nobody.get("/data")
     assert 0 < int(refused.headers["Retry-After"]) <= 2 * 86_400
-    assert "more requests than 3 per day" in refused.text
+    assert "more requests than 3 per year" in refused.text
     assert [nobody.get("/healthz").status_code for _ in range(9)] == [200] * 9
     elsewhere = nobody.get("/data", environ_base={"REMOTE_ADDR": "198.51.100.7"})
     assert elsewhere.status_code == 200

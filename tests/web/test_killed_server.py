@@ -119,6 +119,8 @@ def rate_and_kill(server: Server, todo: list[Job], *, after: int) -> None:
     enough, done = Event(), Counter[bool]()
 
     def send(job: Job) -> None:
+        if enough.is_set():  # whoever kills it may be late
+            return
         try:
             job.status, job.answer, _ = clients.send(job)
         except (OSError, HTTPException):

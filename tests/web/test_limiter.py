@@ -22,7 +22,7 @@ def test_a_limit_that_is_none_is_refused_at_the_start(limit: str) -> None:
 
 def test_limits() -> None:
     """Several at once, or none."""
-    both = Limiter("100 per day; 2 per hour")
+    both = Limiter("100 per year; 2 per month")
     assert [both.hit("a") > 0 for _ in range(3)] == [False, False, True]
     assert both.hit("b") == 0
     none = Limiter("0")
@@ -31,10 +31,10 @@ def test_limits() -> None:
 
 def test_processes_count_together(tmp_path: Path) -> None:
     """By a file; a limit that refuses counts for none of the others, and a file that cannot be used refuses nobody."""
-    one, other = (Limiter("3 per hour; 4 per day", file=tmp_path / "requests") for _ in range(2))
+    one, other = (Limiter("3 per month; 4 per year", file=tmp_path / "requests") for _ in range(2))
     assert [each.hit("a") > 0 for each in (one, other, one, other, one)] == [False, False, False, True, True]
     assert one.hit("b") == 0
-    alone = Limiter("1 per hour", file=tmp_path / "no folder" / "requests")
+    alone = Limiter("1 per year", file=tmp_path / "no folder" / "requests")
     assert [alone.hit("a") > 0 for _ in range(2)] == [False, True]
 
 
@@ -73,7 +73,7 @@ def test_a_stall_of_the_file_is_no_end_of_counting_together(
     monkeypatch.setattr(limiter, "_COUNTING_S", 0)
     monkeypatch.setattr(limiter, "_ALONE_S", 0)
     file = tmp_path / "requests"
-    one, other = (Limiter("2 per day", file=file) for _ in range(2))
+    one, other = (Limiter("2 per year", file=file) for _ in range(2))
     assert one.hit("a") == 0
     holding = sqlite3.connect(file, isolation_level=None)
     holding.execute("BEGIN IMMEDIATE")
@@ -104,7 +104,7 @@ def test_what_counts_as_one_address(address: str | None, counted_as: str) -> Non
 @pytest.mark.parametrize(("proxies", "status", "secure"), [(0, 200, False), (1, 429, True)])
 def test_proxies_are_trusted_by_number(proxies: int, status: int, secure: bool) -> None:
     """What they say of the address and of TLS counts only if there are any; else it is what anybody may claim."""
-    web = create_app(Settings(proxies=proxies, rate_limit="1 per day")).test_client(use_cookies=False)
+    web = create_app(Settings(proxies=proxies, rate_limit="1 per year")).test_client(use_cookies=False)
     forwarded = {"X-Forwarded-For": "203.0.113.9, 192.0.2.1", "X-Forwarded-Proto": "https"}
     first = web.get("/sign-in", headers=forwarded, environ_base={"REMOTE_ADDR": "10.0.0.1"})
     assert ("Secure" in first.headers["Set-Cookie"]) == secure

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from loopback import page, site
+from own_port import own_port
 from patience import PATIENCE_S, until
 from server_process import Server
 from server_process import environ as environ
@@ -71,8 +72,7 @@ def proxied(request: pytest.FixtureRequest, tmp_path: Path, certificate: Path) -
     running: list[subprocess.Popen[bytes]] = []
 
     def begin(port: int) -> Proxy:
-        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-            tls, plain = one.getsockname()[1], other.getsockname()[1]
+        tls, plain = own_port(), own_port()
         make = _nginx if request.param == "nginx" else _caddy
         command = make(program, tmp_path, certificate, (port, tls, plain))
         own = {name: str(tmp_path) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
@@ -136,7 +136,7 @@ def _caddy(program: str, folder: Path, certificate: Path, ports: tuple[int, int,
 
 def test_in_front_of_the_service(proxied: Callable[[int], Proxy], start: Callable[..., Server]) -> None:
     """Names, addresses and TLS come through, limits hold, and a client's claims about itself count for nothing."""
-    server = start("--workers", "1", RLHF_PROXIES="1", RLHF_HOSTS=NAME, RLHF_RATE_LIMIT="12 per hour")
+    server = start("--workers", "1", RLHF_PROXIES="1", RLHF_HOSTS=NAME, RLHF_RATE_LIMIT="12 per year")
     proxy = proxied(server.port)
     status, headers, _ = proxy.ask("/sign-in", source="127.0.0.9")
     assert (status, headers["Strict-Transport-Security"]) == (200, "max-age=31536000")

@@ -279,10 +279,10 @@ def test_what_the_browser_kept(open_page: Open, desk: Desk, saved: str | None) -
     page = open_page()
     answer = ready(page)
     page.route("**/draft", lambda route: route.abort())
-    page.keyboard.press("c")
-    page.keyboard.type("Old text")
+    # Each at once: a draft is saved after a pause between two keys, however long those take.
+    page.get_by_label("Comment").fill("Old text")
     expect(page.locator("[data-saved]")).to_contain_text("Kept in this browser")
-    page.keyboard.type(" and more")
+    page.get_by_label("Comment").fill("Old text and more")
     expect(page.get_by_label("Comment")).to_have_value("Old text and more")
     if saved:
         with desk.engine.connect() as connection:
@@ -310,6 +310,11 @@ def test_too_quick(open_page: Open, desk: Desk) -> None:
 def test_no_network_loses_nothing(open_page: Open, desk: Desk) -> None:
     """Without a server the text and its grade stay; Retry stores the review once it is back."""
     page = open_page(answers=1)
+    broken: list[bool] = []
+    refusal = {"status": 503, "json": {"detail": "The database does not answer."}}
+    page.route("**/rate", lambda route: route.fulfill(**refusal) if broken else route.continue_())
+    # A page that is there already may send one more request as before.
+    page.reload()
     page.context.set_offline(True)
     press(page, "c")
     page.keyboard.type("Kept here")
@@ -320,7 +325,7 @@ def test_no_network_loses_nothing(open_page: Open, desk: Desk) -> None:
     expect(trouble).to_contain_text("The server does not answer. What you typed is kept. It is sent by itself")
     trouble.get_by_role("button", name="Retry").click()
     expect(trouble).to_contain_text("The server does not answer.")
-    page.route("**/rate", lambda route: route.fulfill(status=503, json={"detail": "The database does not answer."}))
+    broken.append(True)
     page.context.set_offline(False)
     trouble.get_by_role("button", name="Retry").click()
     expect(trouble).to_contain_text("The database does not answer. What you typed is kept. It is sent by itself")
@@ -382,6 +387,8 @@ def test_the_next_answer_is_there_before(open_page: Open, desk: Desk) -> None:
     expect(page.locator("[data-state]")).to_have_text("Saving …")
     second = ready(page)
     assert reviews(desk.engine) == []
+    while not waiting:
+        page.wait_for_timeout(20)
     waiting[0].continue_()
     expect(page.locator("[data-state]")).to_have_text("Saved")
     expect(page.locator(".meters")).to_contain_text("1 of 5 today")

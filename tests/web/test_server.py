@@ -44,7 +44,7 @@ def test_it_answers_from_several_workers(start: Callable[..., Server], tmp_path:
 
 def test_a_stop_loses_no_answer(start: Callable[..., Server], tmp_path: Path) -> None:
     """What runs, and what waits in line for a thread, is answered in full after SIGTERM; then nobody is let in."""
-    server = start("--workers", "2", "--threads", "2")
+    server = start("--workers", "2", "--threads", "2", grace_s=PATIENCE_S)
     gate = tmp_path / "gate"
     clients = [server.connect() for _ in range(8)]
     for client in clients:

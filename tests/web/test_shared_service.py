@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from patience import until
+from patience import PATIENCE_S, until
 from server_process import Server, environ, start
 from test_server_metrics import scraped
 from valkey import Valkey, valkey
@@ -45,11 +45,14 @@ def test_servers_share_what_they_have_embedded(
     """The second answers without embedding anything; while Valkey is killed in mid-load, no request fails or hangs."""
     assert encoder.computed >= 0  # its graph is in the cache now, so that no server makes it
     servers = []
+    # However slow the machine: nothing that is written is given up, and the pause does not end before it was seen.
+    names = ("encoders.shared_vectors:_WRITING_S", "utils.breaker:_FIRST_REST_S")
+    patient = {f"rlhf_loop.{name}": PATIENCE_S for name in names}
     for name in ("one", "two"):
         own = shutil.copytree(encoder_cache, tmp_path / name, ignore=shutil.ignore_patterns("vectors.db*"))
         shared = {"RLHF_CACHE_URL": valkey.url, "RLHF_CACHE_TIMEOUT_MS": "10000"}
         prior = {"RLHF_RERANK_WITHOUT_MODEL": "prior"}
-        servers.append(start("--workers", "1", RLHF_CACHE_DIR=str(own), **shared, **prior))
+        servers.append(start("--workers", "1", values=patient, RLHF_CACHE_DIR=str(own), **shared, **prior))
     one, two = servers
     assert two.get("/readyz")[1]["checks"]["shared cache"] == "ok"
     expected = reranked(one, "How do I treat a burn?", DOCUMENTS)

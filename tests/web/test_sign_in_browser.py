@@ -17,11 +17,12 @@ import server_process
 from databases import sqlite_database
 from desk_browser import press, ready, said
 from identity_provider import CLIENT, SECRET, THE_PROVIDERS_OWN, identity_provider
+from own_port import own_port
 from patience import PATIENCE_S, until
 from playwright.sync_api import Page, expect, sync_playwright
 from raters import put_answers, reviews
 from server_process import Server
-from test_browser import CHROMIUM, launched
+from test_browser import CHROMIUM, complaint, launched, patient
 
 from rlhf_loop.store import audit
 from rlhf_loop.store.engine import make_engine
@@ -66,9 +67,7 @@ http {{
 @contextmanager
 def nginx(folder: Path, upstream: int, certificate: Path) -> Iterator[str]:
     """Serve by TLS what answers at the port `upstream`; the address, without a slash at its end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = own_port()
     config = folder / "nginx.conf"
     config.write_text(CONFIG.format(folder=folder, port=port, upstream=upstream, certificate=certificate))
     process = subprocess.Popen([NGINX, "-c", config, "-p", folder], stderr=subprocess.DEVNULL)
@@ -124,10 +123,10 @@ def test_the_whole_loop(environ: dict[str, str], tmp_path: Path, certificate: Pa
             sync_playwright() as playwright,
             closing(launched(playwright)) as browser,
         ):
-            page = browser.new_page(base_url=address, ignore_https_errors=True)
+            page = patient(browser, base_url=address, ignore_https_errors=True).new_page()
             complaints: list[str] = []
             page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on("console", lambda line: complaints.append(line.text) if "Failed to load" not in line.text else None)
+            page.on("console", lambda line: complaints.append(complaint(line)) if complaint(line) else None)
             _signs_in_and_rates(page)
             provider.person("s-1", preferred_username="eva", groups=[])
             page.goto("/review")
