@@ -166,7 +166,7 @@ class SharedVectors:
         Raises:
             Exception: whatever is wrong, in the client's words.
         """
-        future = start_thread(lambda: self._asked([b"check"], []), name="rlhf-shared-vectors-check")
+        future = start_thread(lambda: self._asked([b"check"], [], threading.Event()), name="rlhf-shared-vectors-check")
         future.result(timeout=_WRITING_S)
 
     def _count(self, **results: int) -> None:
@@ -180,14 +180,16 @@ class SharedVectors:
             return None
         within_s = self._timeout_s * (1 + len(keys) / _TEXTS_A_TIMEOUT)
         used: list[Connection] = []
+        late = threading.Event()
         # In a thread of its own: a name that is not resolved, or an answer byte by byte, knows no timeout.
-        future: Future[list[Any]] = start_thread(lambda: self._asked(keys, used), name="rlhf-shared-vectors-get")
+        future: Future[list[Any]] = start_thread(lambda: self._asked(keys, used, late), name="rlhf-shared-vectors-get")
         try:
             values = future.result(timeout=within_s)
             if len(values) != len(keys):
                 raise ValueError(f"{len(values)} values for {len(keys)} keys")
         except TimeoutError:
             self._failed(self._reads, f"no answer within {1000 * within_s:.0f} ms")
+            late.set()
             for connection in used:
                 # Ends the thread, if it reads still.
                 with suppress(Exception):
@@ -200,10 +202,12 @@ class SharedVectors:
         self._count(failed=len(keys))
         return None
 
-    def _asked(self, keys: Sequence[bytes], used: list[Connection]) -> list[Any]:
+    def _asked(self, keys: Sequence[bytes], used: list[Connection], late: threading.Event) -> list[Any]:
         connection = self._reading.get_connection()
         used.append(connection)
         try:
+            if late.is_set():  # while it connected, and nobody waits any more
+                raise TimeoutError
             connection.send_command("MGET", *map(self._name, keys))  # type: ignore[no-untyped-call]
             found: list[Any] = connection.read_response()
             return found

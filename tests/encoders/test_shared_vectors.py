@@ -310,6 +310,27 @@ def test_a_server_that_is_slow_holds_nobody_up(answer: Callable[[socket.socket],
         until(lambda: not any(thread.name == reading for thread in threading.enumerate()))
 
 
+def test_a_connection_that_comes_too_late_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for its answer any more, so its thread ends."""
+    there, over, done = threading.Event(), threading.Event(), list[str]()
+
+    class Late:
+        def send_command(self, *words: object) -> None:
+            done.append("asked")
+
+        def disconnect(self) -> None:
+            done.append("disconnected")
+
+    with stuck(silent) as url:
+        cache = shared(url, timeout_s=0.01)
+        monkeypatch.setattr(cache._reading, "get_connection", lambda: there.wait(PATIENCE_S) and Late())
+        monkeypatch.setattr(cache._reading, "release", lambda connection: over.set())
+        failed(cache, 1)
+        there.set()
+        assert over.wait(PATIENCE_S)
+    assert done == ["disconnected"]
+
+
 @pytest.mark.parametrize(
     "reply", [b"not Redis at all\r\n", b"*1\r\n$1\r\nx\r\n", b":7\r\n", b"-MOVED 1 10.0.0.1:1\r\n"]
 )
