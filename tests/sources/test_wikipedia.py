@@ -354,11 +354,11 @@ def test_maxlag_is_waited_for(settings: Settings) -> None:
 def test_maxlag_is_passed_on(settings: Settings, code: str) -> None:
     """A pause beyond the budget goes to the caller, and nothing of it is kept."""
     busy = {"error": {**BUSY["error"], "code": code}}
-    with site(json_page(busy, Retry_After="120")) as there:
+    with site(json_page(busy, Retry_After="1200")) as there:
         settings = replace(settings, wikipedia_url=there.url)
-        with pytest.raises(SourceError, match="asks for a pause of 120 s") as error:
+        with pytest.raises(SourceError, match="asks for a pause of 1200 s") as error:
             WikipediaSource(settings).search("fever", limit=5)
-        assert error.value.retry_after_s == pytest.approx(120, abs=1)
+        assert error.value.retry_after_s == pytest.approx(1200, abs=1)
         assert len(there.seen) == 1
 
 

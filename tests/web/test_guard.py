@@ -372,7 +372,7 @@ def test_requests_are_limited(make: Callable[..., Place]) -> None:
     assert [rita.get("/page").status_code for _ in range(4)] == [200, 200, 200, 429]
     assert [place.bearing(new.secret).status_code for _ in range(4)] == [200, 200, 200, 429]
     refused = nobody.get("/data")
-    assert 0 < int(refused.headers["Retry-After"]) <= 2 * 86_400
+    assert 0 < int(refused.headers["Retry-After"]) <= 2 * 366 * 86_400
     assert "more requests than 3 per year" in refused.text
     assert [nobody.get("/healthz").status_code for _ in range(9)] == [200] * 9
     elsewhere = nobody.get("/data", environ_base={"REMOTE_ADDR": "198.51.100.7"})
