@@ -73,8 +73,10 @@ six busy processes beside it, and a new empty database took the place of one tha
     "backups": (
         "Backups under load, and killed",
         """
-Eight clients write while `rlhf-loop backup --index` runs, twice, beside 20,000 other ratings; the last file is restored
-into the other kind of database. Then backups and restorations are killed at moments drawn by the seed.
+Eight clients write 60 times a second together, each at its times, while `rlhf-loop backup --index` runs, twice, beside
+20,000 other ratings. What was due while a client waited goes out at once afterwards, and its time counts from when it
+was due. The last file is restored into the other kind of database. Then backups and restorations are killed at moments
+drawn by the seed.
 """,
     ),
     "clock": (
