@@ -38,10 +38,12 @@ def run(folder: Path, **files: str) -> tuple[int, str]:
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
     options = ["-p", "forked_workers", "--processes", "2", "-p", "no:cacheprovider", "--rootdir", str(folder)]
+    # Where this run is traced for its coverage, that one is not: it ends otherwise then.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     with (folder / "printed").open("w") as printed:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-c", os.devnull, *options, str(folder)],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), SHARED_FOLDER: str(folder)},
+            env={**environ, "PYTHONPATH": str(Path(__file__).parent), SHARED_FOLDER: str(folder)},
             cwd=folder,
             stdout=printed,
             stderr=printed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -257,6 +258,7 @@ def test_hostile_answers_do_nothing(open_page: Callable[..., Page]) -> None:
     assert no_sideways_scroll(page)
 
 
+@pytest.mark.skipif(sys.gettrace() is not None, reason="what traces each line takes from the depth that Python allows")
 def test_hostile_markdown_does_nothing(open_page: Callable[..., Page]) -> None:
     """All of it on one page: nothing runs, nobody else is asked, nothing sticks out, and all forms are our own."""
     answers = [changed(GOOD, text=text, rank=rank) for rank, text in enumerate(HOSTILE_MARKDOWN.values(), start=1)]

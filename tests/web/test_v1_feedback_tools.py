@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -349,6 +350,7 @@ def test_what_phoenix_gets_is_understood(app: Caller, engine: Engine) -> None:
     assert reviews(engine) == [("app:u1", 5, "end_user")]
 
 
+@pytest.mark.skipif(sys.gettrace() is not None, reason="what traces each line takes from the depth that Python allows")
 def test_what_is_nested_deeply_is_refused(app: Caller, engine: Engine) -> None:
     """From a hundred levels on in a text of JSON, in the body as its reader does, however deep the call is."""
     for levels, *statuses in ((100, 200, 422), (101, 422, 422), (150, 422, 422), (300, 422, 400), (940, 422, 400)):
