@@ -19,12 +19,13 @@ from rlhf_loop.answering import service as service_module
 from rlhf_loop.config import Settings
 from rlhf_loop.domain import Passage, Review, ReviewerRole
 from rlhf_loop.encoders import TextEncoder
-from rlhf_loop.errors import ConfigError, SourceError
-from rlhf_loop.ranking import off_marker
+from rlhf_loop.errors import ConfigError, ModelFileError, OutboxError, SourceError
+from rlhf_loop.ranking import Ranker, off_marker
 from rlhf_loop.reward import RewardModel
 from rlhf_loop.reward.model_file import save
 from rlhf_loop.store import recording
 from rlhf_loop.store.engine import make_engine
+from rlhf_loop.store.recording import Recorder
 from rlhf_loop.store.tables import Interaction
 from rlhf_loop.training.train import TrainingReport
 from rlhf_loop.utils.concurrency import start_thread
@@ -214,6 +215,43 @@ def test_a_damaged_model_costs_only_the_order(make: Any, live: str, settings: Se
     assert "incoming order" in answer.degraded["model"]
     assert str(settings.model_path) not in str(answer.degraded)
     assert answer.model_version is None
+
+
+def failing(error: Exception) -> Any:
+    def fails(*args: object, **options: object) -> Any:
+        raise error
+
+    return fails
+
+
+@pytest.mark.parametrize("error", [OutboxError("It is full."), KeyError("?")])
+def test_what_cannot_be_recorded_is_an_answer(
+    make: Any, live: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It says that it cannot be rated, and so does the readiness where the outbox is the reason."""
+    service = make()
+    service.warm_up()
+    monkeypatch.setattr(Recorder, "record", failing(error))
+    answer = service.answer(QUERY)
+    assert answer.degraded == {"recording": "not recorded, so it cannot be rated; the log says why"}
+    assert answer.model_version == live
+    monkeypatch.setattr(Recorder, "waiting", failing(OutboxError("It is full.")))
+    assert service.readiness().checks["recording"] == "the outbox cannot be used; the log says why"
+
+
+def test_a_model_that_fails_costs_only_its_part(make: Any, live: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether anything has to do with the question, then the order; each is left open or named, nothing is made up."""
+    fails = failing(ModelFileError("It is damaged."))
+    service = make(answer_threshold=1.0)
+    service.warm_up()
+    monkeypatch.setattr(Ranker, "related", fails)
+    assert (service.answer(QUERY).certain, service.answer(QUERY).related) == (False, None)
+    monkeypatch.setattr(Ranker, "ranking", fails)
+    answer = service.answer(QUERY)
+    assert "incoming order" in answer.degraded["model"]
+    assert answer.ranked[0].text == TEXTS[0]
+    monkeypatch.setattr(Ranker, "model_version", property(fails))
+    assert service.readiness().checks["model"] == "it cannot be used; the log says why"
 
 
 def test_without_weights_the_answers_flow(settings: Settings, live: str, tmp_path: Path) -> None:

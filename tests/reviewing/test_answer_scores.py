@@ -233,3 +233,27 @@ def test_an_error_stops_one_run_only(
     run = scoring.poke(sqlite_engine)
     assert run is not None
     assert run.result(timeout=PATIENCE_S) == 1
+
+
+def test_whose_field_a_question_is_of(ranker: Ranker) -> None:
+    """Of somebody else's where it is like one of theirs, and more so than like any of one's own."""
+    burn, game = "How do I treat a burn?", "Who won the handball match?"
+    theirs, own = "How should a burn be treated?", "Who won the match of handball?"
+    by_encoder = Scoring(Settings(), ranker=lambda: ranker)
+    assert by_encoder.out_of_field([burn, game], [theirs], [own]) == [True, False]
+    assert by_encoder.out_of_field([burn], [theirs], [burn]) == [False]
+    assert by_encoder.out_of_field([burn], [own], []) == [False]
+    assert by_encoder.out_of_field([burn], [], [own]) == [False]
+    assert Scoring(Settings(), ranker=ByNumber).out_of_field([burn], [theirs], []) == [False]
+
+
+def test_nobody_knows_whose_field_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """While the encoder cannot be had, questions are of nobody's field, and that is said once."""
+
+    def fails() -> Ranks:
+        raise ModelFileError("It is damaged.")
+
+    scoring = Scoring(Settings(), ranker=fails)
+    caplog.set_level(logging.INFO)
+    assert [scoring.out_of_field(["Why?"], ["Why?"], []) for _ in range(2)] == [[False]] * 2
+    assert caplog.text.count("whose field cannot be told") == 1
