@@ -247,6 +247,8 @@ def preview_ratings(
 ) -> Preview:
     """Read a ratings file to its end, or the row after `most` rows, as `import_ratings` would, without any database.
 
+    `progress` gets bytes of the file.
+
     Raises:
         ImportFileError: the file cannot be read.
     """
@@ -305,7 +307,7 @@ def import_ratings(
     a text is encoded that does not tell it itself. Rows are reviews, and answers without any; in a file of preferences
     they are these. With a `judge` they are its labels, soft ratings by a model of that name, which count nowhere as
     anybody's review: recipe `transformer` is tuned on them. Without `unrated` a tool's file is refused in which nothing
-    is a rating. The audit log says that `actor` imported the file.
+    is a rating. The audit log says that `actor` imported the file. `progress` gets eighths of the file's bytes.
 
     Raises:
         InvalidRowsError: some rows are invalid, and not `skip_invalid`; its `report` lists them.

@@ -218,7 +218,8 @@ def train(
     are missing, drawn with the `seed`. On the rest, `recipe="auto"` tries each recipe and keeps the first one unless
     another is certainly better by cross-validation over questions. The model returned is the one that was fitted on the
     training questions, so `held_out` is its own result and not that of a relative. Of a `TrainingSet` the texts are
-    read once, a chunk of questions at a time, and never all in memory.
+    read once, a chunk of questions at a time, and never all in memory. `progress` gets questions, candidates or pairs
+    that are read, whatever is at the time, or steps of the tuning.
 
     Answers that only end users have rated are fitted on with their weights, and so are `pairs` (see `fitting`), unless
     their question is held out; but whatever is counted, chosen or reported goes by experts' ratings. Together the end

@@ -133,7 +133,8 @@ def index_files(
     interruption the same call goes on where it stopped. A file that was changed adds new documents beside the old ones,
     unless `replace`: then, at the end, those documents of the same sources go that were not in these files. A source of
     which something could not be read keeps them: it may be just that. What a re-ranking looks up beside the vectors
-    goes into the encoder's cache; that of `cluster`'s workers, if the documents are embedded there.
+    goes into the encoder's cache; that of `cluster`'s workers, if the documents are embedded there. `progress` gets
+    characters that are done, inside a document those that are embedded.
 
     Raises:
         InvalidDocumentsError: some cannot be read, and not `skip_invalid`.
